@@ -1,0 +1,4 @@
+"""Where captured bytes rest: immutable, checksummed objects, blind to the engine that made them.
+
+Import order inside the package: store → local, memory, cloud → object → lease → archive.
+"""

@@ -1,0 +1,31 @@
+"""The one question every reader asks of the past: what did page N hold after commit C?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
+
+
+class PageSource(Protocol):
+    """The pages of one database at one commit. Safe to call from one thread at a time."""
+
+    @property
+    def page_size(self) -> int:
+        """Return the size of every page in bytes, a power of two from 512 to 65536."""
+
+    @property
+    def page_count(self) -> int:
+        """Return the size of the database in pages after that commit."""
+
+    def page(self, page_number: int) -> bytes:
+        """Return the image of a page, counted from 1.
+
+        A page that was never written (the lock-byte page, growth) is zeros. Raises
+        CorruptObject, ObjectMissing, and ValueError for a page outside 1..page_count.
+        """
+
+    def prefetch(self, page_numbers: Iterable[int]) -> None:
+        """Fetch these pages together, so that later calls of `page` cost no round trip.
+
+        A hint: does nothing when the store is local, and may be called with any numbers.
+        """
