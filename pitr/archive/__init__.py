@@ -1,4 +1,5 @@
 """Where captured bytes rest: immutable, checksummed objects, blind to the engine that made them.
 
-Import order inside the package: store → local, memory, cloud → object → lease → archive.
+Import order inside the package: store → local, memory, cloud → location;
+store → object → document, holder → lease, archive.
 """

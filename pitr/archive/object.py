@@ -17,6 +17,7 @@ section can be fetched and verified alone.
 from __future__ import annotations
 
 import struct
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -51,7 +52,9 @@ class Section:
 
 
 @dataclass(frozen=True, slots=True)
-class _Entry:
+class Entry:
+    """One section in the directory: `stored` bytes at `offset`, `raw` bytes when decompressed."""
+
     id: int
     flags: int
     offset: int
@@ -140,7 +143,7 @@ class ObjectReader:
             raise CorruptObject(key, f"An object of kind {found_kind!r} where {kind!r} belongs.")
         self._directory = {entry.id: entry for entry in self._read_directory(tail)}
 
-    def _read_directory(self, tail: bytes) -> list[_Entry]:
+    def _read_directory(self, tail: bytes) -> list[Entry]:
         offset, count, _zero, checksum, _whole, end = _TRAILER.unpack_from(
             tail, len(tail) - _TRAILER.size
         )
@@ -151,7 +154,7 @@ class ObjectReader:
         directory = self._bytes(offset, offset + count * _ENTRY.size)
         if xxhash.xxh3_64_intdigest(directory) != checksum:
             raise CorruptObject(self.key, "The directory's checksum does not match its bytes.")
-        entries = [_Entry(*fields) for fields in _ENTRY.iter_unpack(directory)]
+        entries = [Entry(*fields) for fields in _ENTRY.iter_unpack(directory)]
         for entry in entries:
             if entry.offset < _HEADER.size or entry.offset + entry.stored > offset:
                 raise CorruptObject(self.key, f"Section {entry.id} lies outside the object.")
@@ -166,10 +169,15 @@ class ObjectReader:
         self.bytes_read += end - begin
         return self._store.get_ranges(self.key, [(begin, end)])[0]
 
+    @property
+    def entries(self) -> list[Entry]:
+        """Return the directory, in the order of the sections."""
+        return list(self._directory.values())
+
     def __contains__(self, section_id: int) -> bool:
         return section_id in self._directory
 
-    def _entry(self, section_id: int) -> _Entry:
+    def _entry(self, section_id: int) -> Entry:
         entry = self._directory.get(section_id)
         if entry is None:
             raise CorruptObject(self.key, f"Section {section_id} is missing.")
@@ -194,7 +202,19 @@ class ObjectReader:
         return entry.offset, entry.offset + entry.stored
 
 
-def decompress(key: str, stored: bytes, raw_length: int) -> bytes:
+_of_thread = threading.local()
+
+
+def _decompressor() -> zstandard.ZstdDecompressor:
+    """Return this thread's decompressor: a new one for each page costs three times the work."""
+    try:
+        found: zstandard.ZstdDecompressor = _of_thread.decompressor
+    except AttributeError:
+        found = _of_thread.decompressor = zstandard.ZstdDecompressor()
+    return found
+
+
+def decompress(key: str, stored: bytes | memoryview, raw_length: int) -> bytes:
     """Return the raw bytes of one zstd frame that must have exactly `raw_length`.
 
     Raises CorruptObject for a frame that is damaged or of another length, without allocating
@@ -204,7 +224,7 @@ def decompress(key: str, stored: bytes, raw_length: int) -> bytes:
         declared = zstandard.frame_content_size(stored)
         if declared not in (raw_length, -1):
             raise CorruptObject(key, f"A frame declares {declared} bytes, not {raw_length}.")
-        raw = zstandard.ZstdDecompressor().decompress(stored, max_output_size=raw_length)
+        raw = _decompressor().decompress(stored, max_output_size=raw_length)
     except zstandard.ZstdError as error:
         raise CorruptObject(key, f"A compressed frame is damaged: {error}.") from None
     if len(raw) != raw_length:

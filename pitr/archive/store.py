@@ -80,3 +80,12 @@ def check_key(key: str) -> str:
     if len(key) > 512 or not _KEY.fullmatch(key):
         raise ValueError(f"not an object key: {key!r}")
     return key
+
+
+def prefix_folder(prefix: str) -> str:
+    """Return the folder that a listing of `prefix` has to look at: `log` for `log/00`.
+
+    The empty string stands for the whole store. Raises ValueError like check_key.
+    """
+    folder = prefix.rpartition("/")[0]
+    return check_key(folder) if folder else ""

@@ -1,27 +1,37 @@
 """What the archive holds, by the names of its objects alone. Pure over a listing.
 
-The commit segments are tiled from the first commit on. Several objects may begin at the same
-commit: a compaction and the segments it replaces, or what a writer wrote after it had lost its
-lease. The rule: at each commit take the segment of the highest lease not below the one taken
-before, and among those the longest; the rest is superseded. So a writer without a lease can never
-replace, nor follow, what its successor wrote.
+Several objects may hold the same commits: a compaction and the segments it replaces, or what a
+writer wrote after it had lost its lease. The name of a segment says which commits it holds, under
+which lease they were written, and the beginning of the chain before and after them. So segments
+are links between states, and of all that is stored one line is the history: the line that ends
+where the writer of the highest lease came to, followed backwards from state to state. A writer
+without a lease can neither replace nor follow what its successor wrote, and which of several links
+between the same states is taken makes no difference. Specification: docs/formats/archive.md, "The
+line".
 """
 
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pitr.archive.store import ObjectInfo
 
-_SEGMENT = re.compile(r"log/(\d{16})-(\d{16})\.(\d{4})(\+?)\.(\d{8})")
+_SEGMENT = re.compile(
+    r"log/(\d{16})-(\d{16})\.(\d{4,})(\+?)\.(\d{8})\.([0-9a-f]{8})-([0-9a-f]{8})(\.coarse)?"
+)
 _MAP = re.compile(r"map/(\d{16})\.[0-9a-f]{8}")
 
 
 @dataclass(frozen=True, slots=True)
 class SegmentObject:
-    """One object of the log: a whole commit segment, or a part of one large commit."""
+    """One object of the log: a whole commit segment, or a part of one large commit.
+
+    `before` and `after` are the beginnings of the chain before and after it, in hexadecimal.
+    `coarse` says that compaction has folded what could be folded.
+    """
 
     key: str
     size: int
@@ -31,6 +41,9 @@ class SegmentObject:
     part: int
     continued: bool
     lease: int
+    before: str
+    after: str
+    coarse: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +53,7 @@ class MapObject:
     key: str
     size: int
     commit: int
+    modified_us: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +70,30 @@ class Tile:
         """Return the bytes of all objects together."""
         return sum(item.size for item in self.objects)
 
+    @property
+    def modified_us(self) -> int:
+        """Return when the tile became complete."""
+        return max(item.modified_us for item in self.objects)
+
+    @property
+    def coarse(self) -> bool:
+        """Return whether compaction has folded what could be folded."""
+        return self.objects[-1].coarse
+
+    @property
+    def begins_at(self) -> tuple[int, str]:
+        """Return the state that the tile follows: a commit number and its chain."""
+        return self.first - 1, self.objects[0].before
+
+    @property
+    def ends_at(self) -> tuple[int, str]:
+        """Return the state that the tile leads to: a commit number and its chain."""
+        return self.last, self.objects[-1].after
+
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
-    """The authoritative tiles in order, the commits missing between them, the page maps."""
+    """The tiles of the line in order, the commits missing between them, the page maps."""
 
     tiles: tuple[Tile, ...]
     holes: tuple[tuple[int, int], ...]  # inclusive commit ranges that no object covers
@@ -86,34 +120,25 @@ class Catalog:
         for info in listing:
             size += info.size
             if match := _SEGMENT.fullmatch(info.key):
-                first, last, part, more, lease = match.groups()
-                objects.append(
-                    SegmentObject(
-                        info.key, info.size, info.modified_us,
-                        int(first), int(last), int(part), bool(more), int(lease),
-                    )
-                )  # fmt: skip
+                objects.extend(_segment_object(info, match))
             elif match := _MAP.fullmatch(info.key):
-                maps.append(MapObject(info.key, info.size, int(match.group(1))))
-        tiles, holes = _tile(_whole(objects))
+                maps.append(MapObject(info.key, info.size, int(match[1]), info.modified_us))
+        tiles, holes = _line(_whole(objects))
         used = {item.key for tile in tiles for item in tile.objects}
         # Parts after the last tile may be a large commit on its way: unfinished, not superseded.
-        last = tiles[-1].last if tiles else 0
-        superseded = tuple(o for o in objects if o.key not in used and o.first <= last)
+        # Under a lower lease than the line's they will never be of use.
+        last, lease = (tiles[-1].last, tiles[-1].lease) if tiles else (0, 0)
+        superseded = tuple(
+            o for o in objects if o.key not in used and (o.first <= last or o.lease < lease)
+        )
         maps.sort(key=lambda item: item.commit)
         return cls(tuple(tiles), tuple(holes), tuple(maps), superseded, size)
 
     def tile_of(self, number: int) -> Tile | None:
         """Return the tile that covers a commit."""
-        low, high = 0, len(self.tiles)
-        while low < high:
-            middle = (low + high) // 2
-            if self.tiles[middle].last < number:
-                low = middle + 1
-            else:
-                high = middle
-        if low < len(self.tiles) and self.tiles[low].first <= number:
-            return self.tiles[low]
+        at = bisect_left(self.tiles, number, key=lambda tile: tile.last)
+        if at < len(self.tiles) and self.tiles[at].first <= number:
+            return self.tiles[at]
         return None
 
     def tiles_between(self, first: int, last: int) -> list[Tile]:
@@ -121,35 +146,69 @@ class Catalog:
         return [tile for tile in self.tiles if tile.last >= first and tile.first <= last]
 
 
+def _segment_object(info: ObjectInfo, match: re.Match[str]) -> list[SegmentObject]:
+    """Return the object of a name; nothing for a name that no writer gives."""
+    first, last, part, lease = (int(match[group]) for group in (1, 2, 3, 5))
+    if not 1 <= first <= last:
+        return []
+    return [
+        SegmentObject(
+            info.key, info.size, info.modified_us,
+            first, last, part, bool(match[4]), lease, match[6], match[7], bool(match[8]),
+        )
+    ]  # fmt: skip
+
+
 def _whole(objects: list[SegmentObject]) -> list[Tile]:
-    """Join parts to tiles; parts whose chain does not end are no tile."""
-    runs: dict[tuple[int, int, int], dict[int, SegmentObject]] = {}
-    for item in objects:
-        runs.setdefault((item.first, item.last, item.lease), {})[item.part] = item
+    """Join parts to tiles, from the last part backwards; what is not whole is no tile."""
+    continued = {
+        (item.first, item.last, item.lease, item.part, item.after): item
+        for item in objects
+        if item.continued
+    }
     tiles = []
-    for (first, last, lease), parts in runs.items():
-        ordered = [parts[part] for part in sorted(parts)]
-        expected = list(range(len(ordered)))
-        complete = [o.part for o in ordered] == expected and not ordered[-1].continued
-        if complete and all(o.continued for o in ordered[:-1]):
-            tiles.append(Tile(first, last, lease, tuple(ordered)))
+    for end in objects:
+        parts = [end]
+        while parts[-1].part > 0:
+            part = parts[-1]
+            place = part.first, part.last, part.lease, part.part - 1, part.before
+            if place not in continued:
+                break
+            parts.append(continued[place])
+        if not end.continued and parts[-1].part == 0:
+            tiles.append(Tile(end.first, end.last, end.lease, tuple(reversed(parts))))
     return tiles
 
 
-def _tile(tiles: list[Tile]) -> tuple[list[Tile], list[tuple[int, int]]]:
-    by_first: dict[int, list[Tile]] = {}
-    for tile in tiles:
-        by_first.setdefault(tile.first, []).append(tile)
+def _line(tiles: list[Tile]) -> tuple[list[Tile], list[tuple[int, int]]]:
+    """Return the tiles of the line, ascending, and the holes in it."""
+    links = _best_links(tiles)
     chosen: list[Tile] = []
     holes: list[tuple[int, int]] = []
-    wanted, lease = 0, 0
-    for first in sorted(by_first):
-        candidates = [tile for tile in by_first[first] if tile.lease >= lease]
-        if first < wanted or not candidates:
-            continue
-        if wanted and first > wanted:
-            holes.append((wanted, first - 1))
-        best = max(candidates, key=lambda tile: (tile.lease, tile.last))
-        chosen.append(best)
-        wanted, lease = best.last + 1, best.lease
-    return chosen, holes
+    tip = max(tiles, key=lambda tile: (tile.lease, tile.last), default=None)
+    while tip is not None:
+        tile = links[tip.ends_at]
+        chosen.append(tile)
+        tip = links.get(tile.begins_at)
+        if tip is None and tile.first > 1:
+            # The objects before are missing. What is below the hole is the line's as far as one
+            # can tell, once more by the highest lease.
+            below = (other for other in tiles if other.last < tile.first)
+            tip = max(below, key=lambda other: (other.lease, other.last), default=None)
+            if tip is not None:
+                holes.append((tip.last + 1, tile.first - 1))
+    return chosen[::-1], holes[::-1]
+
+
+def _best_links(tiles: list[Tile]) -> dict[tuple[int, str], Tile]:
+    """Return for each state the tile to come from: of several between the line's states, the one
+    that reaches back farthest without a hole, then the longest, then the folded one.
+    """
+    links: dict[tuple[int, str], Tile] = {}
+    ranks: dict[tuple[int, str], tuple[int, int, bool]] = {}
+    for tile in sorted(tiles, key=lambda tile: tile.last):
+        reach = ranks[tile.begins_at][0] if tile.begins_at in ranks else tile.first
+        rank = (reach, tile.first, not tile.coarse)
+        if tile.ends_at not in ranks or rank < ranks[tile.ends_at]:
+            ranks[tile.ends_at], links[tile.ends_at] = rank, tile
+    return links

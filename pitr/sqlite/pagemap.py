@@ -12,9 +12,10 @@ from array import array
 
 import msgspec
 
+from pitr.archive.document import newer_format
 from pitr.archive.object import ObjectReader, Section, encode_object
 from pitr.errors import CorruptObject
-from pitr.sqlite.segment import FIRST_CHAIN
+from pitr.sqlite.segment import FIRST_CHAIN, CommitKind, SegmentIndex
 
 KIND = b"PMAP"
 VERSION = 1
@@ -71,6 +72,27 @@ class CurrentPages:
         self.commits[page_number - 1] = commit
         self.digests[page_number - 1] = digest
 
+    def apply(self, index: SegmentIndex, ordinal: int) -> None:
+        """Go on to the state after a record; of a part without records, take in its pages."""
+        number, entries = index.commit_at(ordinal), index.entries_of(ordinal)
+        self.page_size = index.page_size
+        if entries:
+            self.resize(max(self.page_count, index.numbers[entries[-1]]))
+        for entry in entries:
+            self.record(index.numbers[entry], number, index.digests[entry])
+        if index.records:
+            record = index.records[ordinal]
+            if record.kind is CommitKind.BASE:
+                self._forget_all_but(number)
+            self.resize(record.page_count)
+            self.commit, self.chain = record.number, record.chain
+
+    def _forget_all_but(self, number: int) -> None:
+        """Forget the pages that a base did not write: what they were, they are no more."""
+        for at, commit in enumerate(self.commits):
+            if commit != number:
+                self.commits[at] = self.digests[at] = 0
+
 
 def map_key(commit: int, chain: bytes) -> str:
     """Return the key of the page map of a commit; the chain keeps maps of fenced writers apart."""
@@ -97,8 +119,11 @@ class PageMap:
     """One stored page map, read block by block."""
 
     def __init__(self, reader: ObjectReader) -> None:
-        """Decode the head. Raises CorruptObject."""
+        """Decode the head. Raises CorruptObject, PreconditionFailed for a newer format."""
+        if reader.version > VERSION:
+            raise newer_format(reader.key, reader.version)
         self._reader = reader
+        self.key = reader.key
         try:
             head = msgspec.json.decode(reader.section(_HEAD), type=_Head)
             self.chain = bytes.fromhex(head.chain)

@@ -1,0 +1,50 @@
+"""Small archive objects whose content is one JSON document: identity, leases, marks.
+
+They have the frame of every object, so they are verified like every object; the document is
+their one section. Fields that this version does not know are passed over.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import msgspec
+
+from pitr.archive.object import ObjectReader, Section, encode_object, verify_object
+from pitr.errors import CorruptObject, PreconditionFailed
+
+FORMAT_VERSION = 1
+_DOCUMENT = 1
+
+T = TypeVar("T")
+
+
+def encode_document(kind: bytes, value: object) -> bytes:
+    """Return the bytes of an object of four-letter `kind` that holds `value` as JSON."""
+    # Not compressed: it is a few hundred bytes, and a person with an editor can read it.
+    section = Section(_DOCUMENT, msgspec.json.encode(value), compress=False)
+    return encode_object(kind, FORMAT_VERSION, [section])
+
+
+def decode_document(key: str, data: bytes, kind: bytes, form: type[T]) -> T:
+    """Return the value in an object's bytes.
+
+    Raises CorruptObject; PreconditionFailed when a newer version of pitr wrote the object.
+    """
+    verify_object(key, data, kind)
+    reader = ObjectReader.of_bytes(key, data, kind)
+    if reader.version > FORMAT_VERSION:
+        raise newer_format(key, reader.version)
+    try:
+        return msgspec.json.decode(reader.section(_DOCUMENT), type=form)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise CorruptObject(key, f"Its document does not decode: {error}.") from None
+
+
+def newer_format(key: str, version: int) -> PreconditionFailed:
+    """Return the error for an object whose format this version of pitr does not know."""
+    return PreconditionFailed(
+        "the archive was written by a newer version of pitr",
+        detail=f"Object {key} has format {version}; this version reads up to {FORMAT_VERSION}.",
+        hint="Install the newest version of pitr.",
+    )

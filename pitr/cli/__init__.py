@@ -1,0 +1,1 @@
+"""The command line: parse, call one operation, render. The one place that prints and exits."""

@@ -1,0 +1,279 @@
+"""backup, capture, detach, status, mark, verify, debug: the commands about the archive."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+from pitr.cli.options import Group, json_option, settings_of, source_options
+from pitr.cli.progress import Reporter
+from pitr.cli.prometheus import prometheus_text
+from pitr.cli.render import bytes_text, emit, emit_json, note, table_text
+from pitr.errors import ConfirmationNeeded, PreconditionFailed, UsageError
+from pitr.operations import capture as capturing
+from pitr.operations.status import Status
+from pitr.operations.status import status as read_status
+from pitr.operations.verify import verify as verify_archive
+from pitr.sqlite.dump import describe_object
+from pitr.target_text import format_age, format_local, format_time
+
+
+@click.command()
+@click.option("--once", is_flag=True, help="Archive all that is committed now, and exit.")
+@click.option("--poll", metavar="TIME", help="How often to look for commits (250ms).")
+@source_options
+@json_option
+def capture(
+    poll: str | None,
+    config: str | None,
+    source: str | None,
+    archive: str | None,
+    *,
+    once: bool,
+    as_json: bool,
+) -> None:
+    """Follow the source until SIGTERM or SIGINT, archiving every commit.
+
+    Nothing is written into the source: no table, no trigger, no setting. The first run takes
+    the base itself. One capture runs per archive.
+    """
+    settings = settings_of(config, source, archive, poll=poll)
+    reporter = Reporter(as_json=as_json)
+    if once:
+        capturing.capture_once(settings, reporter.report)
+        found = read_status(settings)
+        last = found.commits[1] if found.commits else 0
+        if as_json:
+            emit_json({"last_commit": f"commit:{last}" if last else None})
+        else:
+            emit(f"archived up to commit:{last}" if last else "nothing to archive yet")
+        return
+    with _stopped_by_signals() as stop:
+        capturing.capture(settings, stop, reporter.report)
+    if as_json:
+        emit_json({"stopped": True})
+
+
+@contextmanager
+def _stopped_by_signals() -> Iterator[threading.Event]:
+    """Turn the first SIGTERM or SIGINT into a clean stop; a second one interrupts."""
+    stop = threading.Event()
+
+    def on_signal(_number: int, _frame: object) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+        note("stopping: archiving what is committed; once more to stop at once")
+
+    before = {number: signal.signal(number, on_signal) for number in _SIGNALS}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+@click.command()
+@source_options
+@json_option
+def backup(config: str | None, source: str | None, archive: str | None, *, as_json: bool) -> None:
+    """Write a base of the present state.
+
+    Only what changed is stored anew: images that the archive holds already are referred to.
+    Legal with and without a running capture.
+    """
+    reporter = Reporter(as_json=as_json)
+    base = capturing.backup(settings_of(config, source, archive), reporter.report)
+    if as_json:
+        emit_json({"id": base.id, "time": format_time(base.time_us), "bytes": base.bytes})
+    else:
+        emit(f"base {base.id}  {format_local(base.time_us)}  {bytes_text(base.bytes)} added")
+
+
+@click.command()
+@click.option("--yes", is_flag=True, help="Do it without asking.")
+@source_options
+@json_option
+def detach(
+    config: str | None, source: str | None, archive: str | None, *, yes: bool, as_json: bool
+) -> None:
+    """Stop capturing for good; the archive is kept.
+
+    On SQLite a capture leaves nothing in the source, so there is nothing to take away: this
+    only makes sure that no capture is running.
+    """
+    settings = settings_of(config, source, archive)
+    if not yes:
+        raise ConfirmationNeeded(
+            "detach was not confirmed; nothing was done",
+            hint="Run 'pitr detach --yes'.",
+        )
+    found = read_status(settings)
+    if found.capturing:
+        raise PreconditionFailed(
+            "a capture is still running",
+            detail=f"It runs as {found.holder}.",
+            hint="Stop it with SIGTERM, then run 'pitr detach --yes' again.",
+        )
+    if as_json:
+        emit_json({"detached": True, "archive": settings.needed_archive()})
+    else:
+        emit(f"no capture runs, nothing is left in the source; kept: {settings.archive}")
+
+
+@click.command()
+@click.argument("name")
+@source_options
+@json_option
+def mark(
+    name: str, config: str | None, source: str | None, archive: str | None, *, as_json: bool
+) -> None:
+    """Give the present state a name, for targets such as 'name:NAME'.
+
+    When the command returns, the state is proven to be archived.
+    """
+    reporter = Reporter(as_json=as_json)
+    made = capturing.mark(settings_of(config, source, archive), name, reporter.report)
+    if as_json:
+        time_text = format_time(made.time_us)
+        emit_json({"name": made.name, "position": made.position, "time": time_text})
+    else:
+        emit(f"marked {made.position} as name:{made.name}")
+
+
+@click.command()
+@click.option("--prometheus", is_flag=True, help="Print Prometheus text exposition format.")
+@source_options
+@json_option
+def status(
+    config: str | None,
+    source: str | None,
+    archive: str | None,
+    *,
+    prometheus: bool,
+    as_json: bool,
+) -> None:
+    """Show the recoverable window, lag, gaps, sizes and the last error."""
+    if prometheus and as_json:
+        raise UsageError("status takes either --prometheus or --json")
+    settings = settings_of(config, source, archive)
+    found = read_status(settings)
+    if as_json:
+        emit_json(_status_json(found))
+    elif prometheus:
+        emit(prometheus_text(found, settings.name or "archive"))
+    else:
+        _emit_status(found)
+
+
+def _status_json(found: Status) -> dict[str, object]:
+    window = found.window
+    return {
+        "window": {
+            "from": format_time(window.from_us) if window else None,
+            "to": format_time(window.to_us) if window else None,
+        },
+        "lag_seconds": round(found.lag_us / 1_000_000, 3),
+        "capturing": found.capturing,
+        "holder": found.holder,
+        "gaps": [
+            {
+                "kind": gap.kind,
+                "from": format_time(gap.from_us),
+                "to": format_time(gap.to_us),
+                "position": gap.position,
+            }
+            for gap in found.gaps
+        ],
+        "archive_bytes": found.archive_bytes,
+        "bases": [
+            {"id": base.id, "time": format_time(base.time_us), "bytes": base.bytes}
+            for base in found.bases
+        ],
+        "marks": [
+            {"name": item.name, "position": item.position, "time": format_time(item.time_us)}
+            for item in found.marks
+        ],
+        "commits": list(found.commits) if found.commits else None,
+        "spooled_bytes": found.spooled_bytes,
+        "last_error": found.last_error,
+    }
+
+
+def _emit_status(found: Status) -> None:
+    if found.window and found.commits:
+        emit(f"window     {format_local(found.window.from_us)}")
+        emit(f"       to  {format_local(found.window.to_us)}")
+        emit(f"commits    commit:{found.commits[0]} to commit:{found.commits[1]}")
+    else:
+        emit("window     nothing is archived yet")
+    running = f"yes, as {found.holder}" if found.capturing else "no"
+    emit(f"capturing  {running}")
+    emit(f"lag        {format_age(found.lag_us) if found.lag_us else 'none'}")
+    emit(f"archive    {bytes_text(found.archive_bytes)}, {len(found.bases)} bases")
+    if found.spooled_bytes:
+        emit(f"spooled    {bytes_text(found.spooled_bytes)} wait for the store")
+    if found.last_error:
+        emit(f"last error {found.last_error}")
+    if found.gaps:
+        rows = [
+            [gap.kind, format_local(gap.from_us), format_local(gap.to_us), gap.position]
+            for gap in found.gaps
+        ]
+        emit("\n" + table_text(["gap", "from", "to", "known again at"], rows))
+    if found.marks:
+        marks = [[item.name, item.position, format_local(item.time_us)] for item in found.marks]
+        emit("\n" + table_text(["mark", "position", "time"], marks))
+
+
+@click.command()
+@source_options
+@json_option
+def verify(config: str | None, source: str | None, archive: str | None, *, as_json: bool) -> None:
+    """Read every archived object again and check it."""
+    report = verify_archive(settings_of(config, source, archive))
+    if as_json:
+        emit_json(
+            {
+                "ok": report.ok,
+                "objects": report.objects,
+                "bytes": report.bytes,
+                "damaged": [{"object": key, "reason": reason} for key, reason in report.damaged],
+                "holes": [{"first": first, "last": last} for first, last in report.holes],
+                "last_good_commit": report.last_good_commit,
+            }
+        )
+    else:
+        emit(f"{report.objects} objects, {bytes_text(report.bytes)} read")
+        for key, reason in report.damaged:
+            emit(f"damaged: {key}: {reason}")
+        for first, last in report.holes:
+            emit(f"missing: commit:{first} to commit:{last}")
+        emit("ok" if report.ok else f"not ok; good up to commit:{report.last_good_commit}")
+    if not report.ok:
+        click.get_current_context().exit(1)
+
+
+@click.group(cls=Group)
+def debug() -> None:
+    """Look into pitr's own formats."""
+
+
+@debug.command("object")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@json_option
+def debug_object(file: Path, *, as_json: bool) -> None:
+    """Show what an archive object holds: its frame, sections, commits and pages."""
+    lines = describe_object(file.read_bytes())
+    if as_json:
+        emit_json({"lines": lines})
+    else:
+        emit("\n".join(lines))

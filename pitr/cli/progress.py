@@ -1,0 +1,52 @@
+"""Show on stderr what a running capture tells: lines for events, one moving line for progress."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+
+from pitr.cli.render import SCHEMA, note
+from pitr.operations.clock import now_us
+from pitr.sqlite.event import Event, Level
+from pitr.target_text import format_time
+
+
+class Reporter:
+    """Print events. Called from several threads."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self._as_json = as_json
+        self._lock = threading.Lock()
+        self._is_line_open = False
+
+    def report(self, event: Event) -> None:
+        """Print one event; progress only on a terminal."""
+        with self._lock:
+            if event.level is Level.PROGRESS:
+                self._progress(event)
+            elif self._as_json:
+                self._json_line(event)
+            else:
+                self._end_line()
+                detail = f": {event.detail}" if event.detail else ""
+                note(f"{format_time(now_us())} {event.level.value}: {event.message}{detail}")
+
+    def _json_line(self, event: Event) -> None:
+        body = {"level": event.level.value, "message": event.message, "detail": event.detail}
+        note(json.dumps({"schema": SCHEMA, "time": format_time(now_us()), **body}))
+
+    def _progress(self, event: Event) -> None:
+        if not sys.stderr.isatty() or self._as_json:
+            return
+        share = event.done / event.total if event.total else 1.0
+        sys.stderr.write(f"\r{event.message} {event.done} of {event.total} pages ({share:.0%})")
+        sys.stderr.flush()
+        self._is_line_open = True
+        if event.done >= event.total:
+            self._end_line()
+
+    def _end_line(self) -> None:
+        if self._is_line_open:
+            sys.stderr.write("\n")
+            self._is_line_open = False

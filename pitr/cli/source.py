@@ -1,0 +1,103 @@
+"""init, check, config: the commands about a source before anything is captured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from pitr.cli.options import Group, json_option, settings_of, source_options
+from pitr.cli.render import emit, emit_json, note, table_text
+from pitr.errors import SourceUnusable
+from pitr.operations.check import check as check_settings
+from pitr.operations.init import init as init_archive
+from pitr.sqlite.capability import Finding, Level
+
+
+@click.command()
+@click.argument("source_text", metavar="SOURCE")
+@click.option("--archive", required=True, metavar="LOCATION", help="Where captured changes rest.")
+@click.option("--name", metavar="NAME", help="The source's name in pitr.toml.")
+@json_option
+def init(source_text: str, archive: str, name: str | None, *, as_json: bool) -> None:
+    """Name a source and its archive in pitr.toml, in the current folder.
+
+    SOURCE is a SQLite file or sqlite:///PATH. LOCATION is a folder, file://, s3://BUCKET/PREFIX,
+    gs:// or az://. An archive of the same source that is there already is adopted.
+    """
+    outcome = init_archive(source_text, archive, name=name, folder=Path.cwd())
+    warnings = [finding for finding in outcome.findings if finding.level is Level.WARNING]
+    if as_json:
+        emit_json(
+            {
+                "name": outcome.name,
+                "source": outcome.identity.source["path"],
+                "archive": outcome.location,
+                "archive_id": outcome.identity.archive_id,
+                "adopted": outcome.adopted,
+                "config": str(outcome.config),
+                "warnings": [_finding_json(finding) for finding in warnings],
+            }
+        )
+        return
+    emit(f"source   {outcome.identity.source['path']}")
+    emit(f"archive  {outcome.location}{' (adopted)' if outcome.adopted else ''}")
+    emit(f"written  {outcome.config} [source.{outcome.name}]")
+    for finding in warnings:
+        note(f"warning: {finding.subject}: {finding.detail} {finding.remedy}")
+    note("next: 'pitr capture' follows the source; 'pitr check' says what to expect")
+
+
+def _finding_json(finding: Finding) -> dict[str, str]:
+    return {
+        "level": finding.level.value,
+        "subject": finding.subject,
+        "detail": finding.detail,
+        "remedy": finding.remedy,
+    }
+
+
+@click.command()
+@source_options
+@json_option
+def check(config: str | None, source: str | None, archive: str | None, *, as_json: bool) -> None:
+    """Say whether the source can be captured and recovered, and how to mend what fails."""
+    findings = check_settings(settings_of(config, source, archive))
+    failed = [finding for finding in findings if finding.level is Level.FAIL]
+    if as_json:
+        emit_json({"ok": not failed, "findings": [_finding_json(item) for item in findings]})
+    else:
+        _emit_findings(findings)
+    if failed:
+        click.get_current_context().exit(SourceUnusable.exit_code)
+
+
+def _emit_findings(findings: Sequence[Finding]) -> None:
+    colours = {Level.OK: "green", Level.WARNING: "yellow", Level.FAIL: "red"}
+    for finding in findings:
+        word = click.style(finding.level.value.ljust(7), fg=colours[finding.level])
+        emit(f"{word}  {finding.subject}: {finding.detail}")
+        if finding.remedy and finding.level is not Level.OK:
+            emit(f"         {finding.remedy}")
+
+
+@click.group(cls=Group)
+def config() -> None:
+    """Show where every setting comes from."""
+
+
+@config.command("show")
+@source_options
+@json_option
+def config_show(
+    config: str | None, source: str | None, archive: str | None, *, as_json: bool
+) -> None:
+    """Show every setting with its value and where it came from."""
+    shown = settings_of(config, source, archive).shown
+    if as_json:
+        settings = [{"key": s.key, "value": s.value, "origin": s.origin} for s in shown]
+        emit_json({"settings": settings})
+    else:
+        rows = [[setting.key, setting.value, setting.origin] for setting in shown]
+        emit(table_text(["key", "value", "from"], rows))

@@ -1,0 +1,511 @@
+"""pitr.toml and the environment: which source, which archive, and where every value came from.
+
+    [source.orders]
+    source = "/srv/shop/orders.db"
+    engine = "sqlite"
+    archive = "s3://backups/orders"
+
+A value comes from the command line, else from the environment (`PITR_ARCHIVE`, `PITR_POLL`, ...),
+else from the file, else it is the default. Relative paths in the file count from the file's folder.
+Nothing here opens a database or an archive.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import unquote
+
+from pitr.durable import write_new, write_replace
+from pitr.errors import NotConfigured, SourceUnusable, UsageError
+from pitr.vocabulary.quantity import parse_duration_us, parse_size_bytes
+
+FILE_NAME = "pitr.toml"
+_DEFAULTS = {"poll": "250ms", "flush": "2s", "spool_limit": "1GB", "fine_window": "7d"}
+# The source is what NAME stands for, so it has no flag and no variable: name another source.
+_OVERRIDABLE = ("archive", *_DEFAULTS, "state")
+_KEYS = ("source", "engine", *_OVERRIDABLE)
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+# --- the source ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A live database: the engine that reads it, and where it is (SQLite: an absolute path)."""
+
+    engine: str
+    location: str
+
+    @property
+    def path(self) -> Path:
+        """Return the database file of a SQLite source."""
+        return Path(self.location)
+
+    @property
+    def default_name(self) -> str:
+        """Return the name `init` gives this source when the user gives none."""
+        return re.sub(r"[^A-Za-z0-9_-]+", "-", self.path.stem).strip("-")[:64] or "main"
+
+
+_POSTGRES = re.compile(
+    r"postgres(?:ql)?:.*|(?:service|host|hostaddr|port|dbname|user|password)\s*=.*", re.DOTALL
+)
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
+# Up to the last '@': a password that was not percent-encoded may hold any character.
+_URL_PASSWORD = re.compile(r"(//[^:/@]*):.*@", re.DOTALL)
+_PARAMETER_PASSWORD = re.compile(
+    r"""([?&\s]|^)(?:ssl)?password\s*=\s*(?:'(?:[^'\\]|\\.)*(?:'|$)|[^&\s]*)""", re.IGNORECASE
+)
+
+
+def parse_source(text: str, *, folder: Path) -> Source:
+    """Return the source that SOURCE names; a relative path counts from `folder`.
+
+    Says nothing about whether the database exists. Raises UsageError for a text that names no
+    source, SourceUnusable for a PostgreSQL source. A password in the text is shown nowhere.
+    """
+    text = text.strip()
+    if _POSTGRES.fullmatch(text):
+        raise _postgres_unsupported(text)
+    path = text
+    if text.startswith("sqlite://"):
+        path = unquote(text.removeprefix("sqlite://"))
+        if not path.startswith("/") or "?" in text:
+            raise _no_source(text, "After 'sqlite://' comes an absolute path and nothing else.")
+        path = "/" + path.lstrip("/")  # other tools write four slashes before an absolute path
+    elif "://" in text:
+        raise _no_source(text, "This is no kind of database that pitr knows.")
+    if path in ("", "/", ":memory:") or path.startswith("file:") or "\0" in path:
+        raise _no_source(text, "A SQLite source is a database file, named by its path.")
+    return Source("sqlite", _absolute(path, folder))
+
+
+def _no_source(text: str, seen: str) -> UsageError:
+    return UsageError(
+        f"source is not understood: {without_password(text)!r}",
+        detail=seen,
+        hint="Name a SQLite file, as in 'pitr init orders.db --archive FOLDER'.",
+    )
+
+
+def _postgres_unsupported(text: str) -> SourceUnusable:
+    shown = without_password(text)
+    left_out = " Its password was left out here: keep it in ~/.pgpass." if shown != text else ""
+    return SourceUnusable(
+        "PostgreSQL sources are not supported by this version",
+        detail=f"The source is {shown!r}.{left_out}",
+        hint="Name a SQLite file, as in 'pitr init orders.db --archive FOLDER'.",
+    )
+
+
+def without_password(text: str) -> str:
+    """Return a connection text without its password; safe to write and to show."""
+    text = _URL_PASSWORD.sub(r"\1@", text)
+    return _PARAMETER_PASSWORD.sub(r"\1", text)
+
+
+def parse_archive(text: str, *, folder: Path) -> str:
+    """Return a LOCATION as it is kept: a folder as an absolute path, a URL as it is.
+
+    Whether there can be an archive is for `pitr.archive.location` to say. Raises UsageError only
+    for a location with a password, which must neither be kept nor shown.
+    """
+    text = text.strip()
+    if without_password(text) != text:
+        raise UsageError(
+            f"archive location holds a password: {without_password(text)!r}",
+            detail="It would be written to the configuration and shown in messages.",
+            hint="Put credentials into the environment, and leave them out of the location.",
+        )
+    if text.startswith("file:///"):
+        text = unquote(text.removeprefix("file://"))
+    return text if not text or _SCHEME.match(text) else _absolute(text, folder)
+
+
+def _absolute(text: str, folder: Path) -> str:
+    path = folder / (_home() / text[2:] if text.startswith("~/") else text)
+    # '..' is resolved by the file system, because the folder before it may be a link; without
+    # it links are kept, so that a path goes on meaning what its owner makes it point to.
+    if ".." in path.parts:
+        path = path.resolve() if path.name == ".." else path.parent.resolve() / path.name
+    return str(path)
+
+
+def _home() -> Path:
+    try:
+        return Path.home()
+    except RuntimeError:
+        raise NotConfigured(
+            "the home folder is not known",
+            detail="HOME is not set, and the user has no entry in the password file.",
+            hint="Set HOME, or set PITR_STATE to a folder for pitr's own files.",
+        ) from None
+
+
+# --- what a command works with -------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One value as text, and where it came from: a line of `pitr config show`."""
+
+    key: str
+    value: str
+    origin: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What one command works with; `shown` says where each value came from.
+
+    `name` and `source` are None when only an archive was named: reading the past needs no more.
+    The archive need not belong to the source until their identities have been compared.
+    """
+
+    config: Path | None
+    name: str | None
+    source: Source | None
+    archive: str | None
+    poll_us: int
+    flush_us: int
+    spool_limit_bytes: int
+    fine_window_us: int
+    state: Path
+    shown: tuple[Setting, ...]
+
+    def needed_source(self) -> Source:
+        """Return the source. Raises NotConfigured when there is none."""
+        if self.source is None:
+            raise self._missing("source")
+        return self.source
+
+    def needed_archive(self) -> str:
+        """Return the archive's location. Raises NotConfigured when there is none."""
+        if self.archive is None:
+            raise self._missing("archive")
+        return self.archive
+
+    def _missing(self, what: str) -> NotConfigured:
+        if self.config is None:
+            detail = f"There is no {FILE_NAME} in this folder or above it."
+        else:
+            detail = f"{self.config} was read, and no {what} follows from it."
+        return NotConfigured(
+            f"no {what} is configured",
+            detail=detail,
+            hint="Run 'pitr init SOURCE --archive LOCATION' first, or choose with '--source NAME'"
+            " or '--config FILE'.",
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """A pitr.toml that was read and checked, or its absence, and the environment beside it.
+
+    `sources` holds the tables by name, as written. `folder` is where the command runs.
+    """
+
+    path: Path | None
+    sources: Mapping[str, Mapping[str, str]]
+    environment: Mapping[str, str] = field(repr=False)
+    folder: Path
+
+    def choose(
+        self, name: str | None = None, *, flags: Mapping[str, str | None] | None = None
+    ) -> Settings:
+        """Return the settings for the source called `name`, or for the only one.
+
+        `flags` holds the command line's values by key (`archive`, `poll`, ...), None when not
+        given. With several sources and none chosen, an archive that was named decides; without
+        any source an archive is enough. Raises UsageError, NotConfigured, SourceUnusable.
+        """
+        flags = flags or {}
+        chosen = self._chosen(name, flags)
+        name = None if chosen is None else chosen.value
+        source = None if name is None else self._in_file("source", name)
+        archive = self._find("archive", name, flags)
+        state = self._find("state", name, flags) or self._default_state()
+        found = {
+            key: self._find(key, name, flags) or Setting(key, default, "default")
+            for key, default in _DEFAULTS.items()
+        }
+        shown = (chosen, source, archive, *found.values(), state)
+        return Settings(
+            config=self.path,
+            name=name,
+            source=None if source is None else parse_source(source.value, folder=self.folder),
+            archive=None if archive is None else archive.value,
+            poll_us=_quantity(found["poll"], parse_duration_us),
+            flush_us=_quantity(found["flush"], parse_duration_us),
+            spool_limit_bytes=_quantity(found["spool_limit"], parse_size_bytes),
+            fine_window_us=_quantity(found["fine_window"], parse_duration_us),
+            state=Path(state.value),
+            shown=tuple(setting for setting in shown if setting is not None),
+        )
+
+    def _chosen(self, name: str | None, flags: Mapping[str, str | None]) -> Setting | None:
+        """Return the name of the source to work with, and who chose it."""
+        variable = self.environment.get("PITR_SOURCE")
+        for text, origin in ((name, "flag --source"), (variable, "environment PITR_SOURCE")):
+            if text is not None:
+                if text not in self.sources:
+                    raise self._unknown_source(text)
+                return Setting("name", text, origin)
+        if len(self.sources) == 1:
+            return Setting("name", next(iter(self.sources)), "the only source")
+        archive = self._outside_file("archive", flags)
+        if archive is None and self.sources:
+            raise UsageError(
+                "several sources are configured and none is chosen",
+                detail=self._names(),
+                hint=f"Choose one with '--source {min(self.sources)}', or set PITR_SOURCE.",
+            )
+        for candidate in self.sources:
+            own = self._in_file("archive", candidate)
+            if own is not None and archive is not None and own.value == archive.value:
+                return Setting("name", candidate, f"its archive, by {archive.origin}")
+        return None
+
+    def _names(self) -> str:
+        if self.path is None:
+            return f"There is no {FILE_NAME} in this folder or above it."
+        return f"{self.path} names {', '.join(sorted(self.sources)) or 'no source'}."
+
+    def _unknown_source(self, name: str) -> NotConfigured:
+        return NotConfigured(
+            f"no source is called {name!r}",
+            detail=self._names(),
+            hint="Choose one that is there, or add it with 'pitr init SOURCE --archive LOCATION "
+            "--name NAME'.",
+        )
+
+    def _find(self, key: str, name: str | None, flags: Mapping[str, str | None]) -> Setting | None:
+        """Return one value from the most special place that has it: flag, environment, file."""
+        found = self._outside_file(key, flags)
+        if found is None and name is not None:
+            found = self._in_file(key, name)
+        return found
+
+    def _outside_file(self, key: str, flags: Mapping[str, str | None]) -> Setting | None:
+        variable = f"PITR_{key.upper()}"
+        for text, origin in (
+            (flags.get(key), f"flag --{key.replace('_', '-')}"),
+            (self.environment.get(variable), f"environment {variable}"),
+        ):
+            if text is not None:
+                return Setting(key, _normal(key, text, self.folder), origin)
+        return None
+
+    def _in_file(self, key: str, name: str) -> Setting | None:
+        text = self.sources[name].get(key)
+        if text is None or self.path is None:
+            return None
+        origin = f"{self.path} [source.{name}]"
+        return Setting(key, _normal(key, text, self.path.parent), origin)
+
+    def _default_state(self) -> Setting:
+        if self.path is not None:
+            return Setting("state", str(self.path.parent / ".pitr"), "default")
+        # The XDG rule: a relative path in this variable counts as if it were not set.
+        base = Path(self.environment.get("XDG_STATE_HOME", ""))
+        if not base.is_absolute():
+            base = _home() / ".local" / "state"
+        return Setting("state", str(base / "pitr"), "default")
+
+
+def _normal(key: str, text: str, folder: Path) -> str:
+    """Return a value as it is compared and shown: places absolute, everything else as written."""
+    if key == "source":
+        return parse_source(text, folder=folder).location
+    if key == "archive":
+        return parse_archive(text, folder=folder)
+    return _absolute(text, folder) if key == "state" else text
+
+
+def _quantity(setting: Setting, parse: Callable[[str], int]) -> int:
+    try:
+        return parse(setting.value)
+    except ValueError as error:
+        raise UsageError(
+            f"{setting.key} is not understood: {setting.value!r}",
+            detail=f"{error} It comes from {setting.origin}.",
+            hint=f"The default is '{_DEFAULTS[setting.key]}'.",
+        ) from None
+
+
+# --- the file ------------------------------------------------------------------------------------
+
+
+def load(path: Path | None, *, environ: Mapping[str, str], cwd: Path) -> Config:
+    """Read pitr.toml: `path`, else PITR_CONFIG, else the next one from `cwd` upwards.
+
+    None of them is no fault. Raises NotConfigured when a file that was named cannot be read,
+    UsageError when a file is not as it must be, naming the line or the key.
+    """
+    environment = {
+        key: value
+        for key, value in environ.items()
+        if value and (key.startswith("PITR_") or key == "XDG_STATE_HOME")
+    }
+    if path is None and "PITR_CONFIG" in environment:
+        path = Path(environment["PITR_CONFIG"])
+    folder = cwd.absolute()
+    if path is None:
+        path = next(
+            (
+                candidate / FILE_NAME
+                for candidate in (folder, *folder.parents)
+                if (candidate / FILE_NAME).is_file()
+            ),
+            None,
+        )
+    else:
+        path = folder / path
+    sources = {} if path is None else _checked(path, _parsed(path, _read(path)))
+    return Config(path=path, sources=sources, environment=environment, folder=folder)
+
+
+def resolve_settings(
+    *,
+    config_path: Path | None,
+    source_name: str | None,
+    flags: Mapping[str, str | None],
+    environ: Mapping[str, str],
+    cwd: Path,
+) -> Settings:
+    """Return what one command works with: `load`, then `Config.choose`, with their errors."""
+    return load(config_path, environ=environ, cwd=cwd).choose(source_name, flags=flags)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise NotConfigured(
+            f"configuration cannot be read: {path}",
+            detail=f"{error.strerror}.",
+            hint="Name another file with '--config FILE' or PITR_CONFIG, or write one with "
+            "'pitr init SOURCE --archive LOCATION'.",
+        ) from None
+
+
+def _parsed(path: Path, data: bytes) -> dict[str, object]:
+    try:
+        return tomllib.loads(data.decode())
+    except UnicodeDecodeError as error:
+        reason = f"Byte {error.start} is not UTF-8."
+    except tomllib.TOMLDecodeError as error:
+        reason = f"{error}."
+    raise UsageError(
+        f"configuration is not TOML: {path}",
+        detail=reason,
+        hint="Mend that line; text values stand in double quotes.",
+    )
+
+
+def _checked(path: Path, document: Mapping[str, object]) -> dict[str, dict[str, str]]:
+    """Return the tables of the sources by name. Raises UsageError naming the first wrong key."""
+    _check_keys(path, "", document, ("source",))
+    tables = document.get("source", {})
+    if not isinstance(tables, dict):
+        raise _wrong(path, "source", "is no table", "Write '[source.NAME]' above its keys.")
+    for name, table in tables.items():
+        where = f"source.{name}"
+        if not _NAME.fullmatch(name):
+            raise _wrong(path, where, "is no name", "Names have letters, digits, '-' and '_' only.")
+        if not isinstance(table, dict):
+            raise _wrong(path, where, "is no table", f"Write '[{where}]' above its keys.")
+        _check_keys(path, f"{where}.", table, _KEYS)
+        for key, value in table.items():
+            if not isinstance(value, str) or not value:
+                raise _wrong(path, f"{where}.{key}", "is no text", f'Write {key} = "…".')
+        if "source" not in table:
+            raise _wrong(path, where, "names no source", 'Write source = "FILE" below it.')
+        if table.get("engine", "sqlite") not in ("sqlite", "postgres"):
+            raise _wrong(path, f"{where}.engine", "is unknown", 'Write engine = "sqlite".')
+    return tables
+
+
+def _check_keys(path: Path, prefix: str, table: Mapping[str, object], known: Sequence[str]) -> None:
+    for key in table:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"Did you mean '{near[0]}'?" if near else f"Known are {', '.join(known)}."
+            raise _wrong(path, f"{prefix}{key}", "is unknown", hint)
+
+
+def _wrong(path: Path, key: str, what: str, hint: str) -> UsageError:
+    return UsageError(f"configuration is wrong: {key} {what}", detail=f"In {path}.", hint=hint)
+
+
+# --- writing the file ----------------------------------------------------------------------------
+
+
+def write_source(path: Path, name: str, settings: Mapping[str, str]) -> bool:
+    """Append a [source.NAME] table to a pitr.toml, made when missing; the rest stays untouched.
+
+    Returns False, and writes nothing, when the file already says the same about NAME. Durable
+    on return. Raises UsageError when NAME is taken by other values, is no name, or when the file
+    is written in a way that cannot be appended to.
+    """
+    _checked(path, {"source": {name: dict(settings)}})
+    path = path.resolve()  # what a link points to is replaced, and the link stays
+    old = _read(path) if path.exists() else b""
+    sources = _checked(path, _parsed(path, old))
+    if name in sources:
+        _check_same(path, name, sources[name], settings)
+        return False
+    table = _encoded(path, name, settings)
+    gap = b"" if not old else b"\n" if old.endswith(b"\n") else b"\n\n"
+    new = old + gap + table
+    try:
+        tomllib.loads(new.decode())
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(
+            f"configuration cannot be extended: {path}",
+            detail=f"With the new table it would not be TOML: {error}.",
+            hint=f"Add it by hand, as a table [source.{name}].",
+        ) from None
+    if not old:
+        write_new(path, new)
+        return True
+    mode = path.stat().st_mode & 0o777
+    write_replace(path, new)
+    path.chmod(mode)
+    return True
+
+
+def _check_same(
+    path: Path, name: str, there: Mapping[str, str], settings: Mapping[str, str]
+) -> None:
+    for key, value in settings.items():
+        said = there.get(key, "sqlite" if key == "engine" else "")
+        if not said or _normal(key, said, path.parent) != _normal(key, value, path.parent):
+            raise UsageError(
+                f"source {name!r} is configured already, and differently",
+                detail=f"In {path}, its {key} is {without_password(said)!r}.",
+                hint="Choose another name with '--name NAME', or edit the file.",
+            )
+
+
+def _encoded(path: Path, name: str, settings: Mapping[str, str]) -> bytes:
+    """Return the lines of a table. JSON's strings are TOML's, except for one character."""
+    lines = [f"[source.{name}]"]
+    for key, value in settings.items():
+        quoted = json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+        lines.append(f"{key} = {quoted}")
+    try:
+        return ("\n".join(lines) + "\n").encode()
+    except UnicodeEncodeError:
+        raise UsageError(
+            f"source {name!r} cannot be written to {path}",
+            detail="A path in it is not UTF-8.",
+            hint="Give the path another name, or reach it through a link with a UTF-8 name.",
+        ) from None

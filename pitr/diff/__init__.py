@@ -1,0 +1,4 @@
+"""From the states of a row to its class, in Python and in SQL, by the one table of rules. Pure.
+
+Import order inside the package: equality, decision → classify, sql.
+"""

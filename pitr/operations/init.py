@@ -1,0 +1,48 @@
+"""init: name a source and its archive, once; adopt an archive that is there already."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pitr.archive.archive import Identity, create_or_adopt
+from pitr.archive.location import make_store
+from pitr.config import FILE_NAME, parse_archive, parse_source, write_source
+from pitr.errors import SourceUnusable
+from pitr.sqlite.capability import Finding, Level, check_source
+
+
+@dataclass(frozen=True, slots=True)
+class InitOutcome:
+    """What init came to. `adopted`: the archive was there already."""
+
+    name: str
+    config: Path
+    location: str
+    identity: Identity
+    adopted: bool
+    findings: tuple[Finding, ...]
+
+
+def init(source_text: str, archive_text: str, *, name: str | None, folder: Path) -> InitOutcome:
+    """Make or adopt the archive and write the source's table into `folder`/pitr.toml.
+
+    Raises SourceUnusable when there is no such database, IdentityMismatch, StoreUnusable,
+    UsageError when the name is taken by another source.
+    """
+    source = parse_source(source_text, folder=folder)
+    findings = tuple(check_source(source.path))
+    for finding in findings:
+        if finding.level is Level.FAIL:
+            raise SourceUnusable(
+                f"{source.path} cannot be captured", detail=finding.detail, hint=finding.remedy
+            )
+    location = parse_archive(archive_text, folder=folder)
+    store = make_store(location)
+    config = folder / FILE_NAME
+    values = {"source": source.location, "engine": source.engine, "archive": location}
+    chosen = name or source.default_name
+    known = any(store.list("pitr-archive"))
+    identity = create_or_adopt(store, engine=source.engine, identity={"path": source.location})
+    write_source(config, chosen, values)
+    return InitOutcome(chosen, config, store.location, identity, known, findings)

@@ -1,0 +1,88 @@
+"""Open an archive for the verbs that only read it: log, when, sql, restore, status, verify.
+
+They work from the archive alone. Only when the source happens to be at hand is it asked one
+thing, whether anything was committed since the last archived commit: if not, the archive is
+proven current up to now, and not just up to what capture noted last.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from pitr.archive.archive import Identity, open_archive, read_mark
+from pitr.archive.lease import LeaseState, read_newest_lease
+from pitr.archive.location import open_store
+from pitr.archive.store import Store
+from pitr.config import Settings
+from pitr.errors import SourceUnusable
+from pitr.operations.clock import now_us
+from pitr.sqlite.history import PageArchive
+from pitr.sqlite.live import is_current
+from pitr.sqlite.target import ResolvedCommit, Resolver, Window
+from pitr.target_text import parse_target
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One archive, open for reading, and what is known about its end."""
+
+    store: Store
+    identity: Identity
+    pages: PageArchive
+    lease: LeaseState | None
+    live: Path | None
+    now_us: int
+
+    def resolver(self) -> Resolver:
+        """Return the resolver of targets. Raises OutsideWindow when nothing is archived yet."""
+        return Resolver(
+            self.pages,
+            window_to_us=self.current_until_us(),
+            now_us=self.now_us,
+            find_mark=partial(read_mark, self.store),
+        )
+
+    def resolve(self, target_text: str) -> ResolvedCommit:
+        """Return the commit that a target's text means; see Resolver.resolve for the errors."""
+        resolver = self.resolver()
+        return resolver.resolve(parse_target(target_text, now_us=self.now_us))
+
+    def window(self) -> Window | None:
+        """Return the recoverable window, None when nothing is archived yet."""
+        return self.resolver().window if self.pages.catalog.tiles else None
+
+    def current_until_us(self) -> int:
+        """Return the moment up to which the archive is proven to hold everything."""
+        if self.live is not None and self._is_current(self.live):
+            return self.now_us
+        return self.lease.current_until_us if self.lease else 0
+
+    def _is_current(self, live: Path) -> bool:
+        if not self.pages.catalog.tiles:
+            return False
+        try:
+            return is_current(live, self.pages.last_commit())
+        except SourceUnusable:
+            return False
+
+
+def open_reading(settings: Settings) -> Reading:
+    """Open the archive of the settings, and its source when that is a file at hand.
+
+    Raises NotConfigured, StoreUnusable, PreconditionFailed for an archive of a later format.
+    """
+    store = open_store(settings.needed_archive())
+    identity = open_archive(store)
+    now = now_us()
+    lease = read_newest_lease(store)
+    return Reading(store, identity, PageArchive(store), lease, live_path(settings, identity), now)
+
+
+def live_path(settings: Settings, identity: Identity) -> Path | None:
+    """Return the live database of an archive when it can be found on this machine."""
+    path = Path(identity.source["path"])
+    if settings.source is not None and settings.source.path != path:
+        return None
+    return path if path.is_file() else None

@@ -1,0 +1,123 @@
+"""restore: chosen tables as they were at a target, in a sidecar, counted against the live ones."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pitr.config import Settings
+from pitr.operations.reading import Reading, open_reading
+from pitr.recovery.folder import NewRecovery, RecoveredTable, Recovery, new_recovery
+from pitr.sqlite.compare import Comparison, compare_with_live
+from pitr.sqlite.replay import open_past
+from pitr.sqlite.sidecar import RestoredTable, restore_tables
+from pitr.sqlite.target import ResolvedCommit
+from pitr.vocabulary.target import ResolvedTarget
+
+
+@dataclass(frozen=True, slots=True)
+class TableOutcome:
+    """One restored table: its rows, how the live table differs, and what to know about it.
+
+    The three counts are None when nothing was compared.
+    """
+
+    table: str
+    rows: int
+    missing_in_live: int | None
+    differs: int | None
+    extra_in_live: int | None
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreOutcome:
+    """A finished recovery and its tables."""
+
+    recovery: Recovery
+    tables: tuple[TableOutcome, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestoreRequest:
+    """What to restore: tables and rows, the target, and where the sidecar goes."""
+
+    tables: Sequence[str]
+    target: str
+    where: str | None = None
+    destination: Path | None = None
+    compare: bool = True
+
+
+def restore(
+    settings: Settings, request: RestoreRequest, *, on_target: Callable[[ResolvedTarget], None]
+) -> RestoreOutcome:
+    """Restore tables into a sidecar. `on_target` hears the resolved target before any work.
+
+    Raises what resolving a target, reading the archive and writing the sidecar raise; then
+    there is no recovery and no sidecar.
+    """
+    reading = open_reading(settings)
+    found = reading.resolve(request.target)
+    on_target(found.target)
+    label = request.tables[0] if request.tables else "tables"
+    with new_recovery(settings.state, label=label, now_us=reading.now_us) as new:
+        sidecar = request.destination or new.folder / "sidecar.db"
+        began = time.monotonic()
+        restored = _write_sidecar(reading, found, request, sidecar)
+        seconds = round(time.monotonic() - began, 3)
+        recovery = _describe(settings, reading, found, request, new, sidecar, restored, seconds)
+        new.finish(recovery)
+    outcomes = tuple(_outcome(reading, request, sidecar, table) for table in restored)
+    return RestoreOutcome(recovery, outcomes)
+
+
+def _write_sidecar(
+    reading: Reading, found: ResolvedCommit, request: RestoreRequest, sidecar: Path
+) -> list[RestoredTable]:
+    with open_past(reading.pages.at(found.record.number)) as past:
+        return restore_tables(past, request.tables, sidecar, where=request.where)
+
+
+def _describe(
+    settings: Settings,
+    reading: Reading,
+    found: ResolvedCommit,
+    request: RestoreRequest,
+    new: NewRecovery,
+    sidecar: Path,
+    restored: list[RestoredTable],
+    seconds: float,
+) -> Recovery:
+    return Recovery(
+        id=new.id,
+        engine=reading.identity.engine,
+        source=str(reading.live) if reading.live else None,
+        archive=settings.needed_archive(),
+        created_us=reading.now_us,
+        target=request.target,
+        resolved=found.target,
+        sidecar=str(sidecar.absolute()),
+        tables=tuple(RecoveredTable(table.table, table.rows) for table in restored),
+        where=request.where,
+        seconds=seconds,
+        bytes_read=reading.pages.bytes_read,
+    )
+
+
+def _outcome(
+    reading: Reading, request: RestoreRequest, sidecar: Path, table: RestoredTable
+) -> TableOutcome:
+    found = Comparison(None, None, None, ())
+    if request.compare and reading.live is not None:
+        found = compare_with_live(reading.live, sidecar, table.table, where=request.where)
+    return TableOutcome(
+        table.table,
+        table.rows,
+        found.missing_in_live,
+        found.differs,
+        found.extra_in_live,
+        (*table.warnings, *found.warnings),
+    )

@@ -1,0 +1,317 @@
+"""Follow a WAL database commit by commit from another process, without writing to it.
+
+Two read transactions take turns. While one is held, the other is begun; what lies between is read
+before the first is ended. So at every moment either the WAL cannot be restarted, or everything in
+it has been read:
+
+    held with a mark (read lock 1 to 4)   no restart is possible
+    held on read lock 0                   it was taken when nBackfill = mxFrame, and everything up
+                                          to there was read while the other one was still held. A
+                                          restart is harmless, and no second one can swallow
+                                          anything, since lock 0 blocks copying back
+
+Under steady writes nobody ever finds nBackfill = mxFrame, and the WAL grows. Past a threshold the
+write lock is taken for a moment (`_reset`), so that the next writer restarts the WAL.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from functools import partial
+
+import apsw
+
+from pitr.errors import CorruptDatabase
+from pitr.sqlite.difference import LiveImage
+from pitr.sqlite.pagemap import CurrentPages
+from pitr.sqlite.seen import Discontinuity, Interval, PollClock, SeenCommit, Sink, now_us
+from pitr.sqlite.segment import WalMark
+from pitr.sqlite.source import BUSY_ATTEMPTS, ReadTransaction, Source, attempt, locked
+from pitr.sqlite.wal.frame import FRAME_HEADER_BYTES
+from pitr.sqlite.wal.index import WalIndex
+from pitr.sqlite.wal_reader import Run, WalReader
+
+# From this size on the WAL is to be restarted, by force if no quiet moment comes.
+RESET_FRAMES = 4000
+# In a quiet moment a restart costs no writer anything: at the size at which SQLite's own
+# automatic checkpoint would have allowed it, had nobody been reading.
+_QUIET_RESET_FRAMES = 1000
+_QUIET_SECONDS = 1.0
+# So many unread frames are read within the moment for which the write lock may be held.
+_NEAR_FRAMES = 4000
+# What may be read into memory at once, to be handed on when the WAL is free.
+_TAKEN_BYTES_MAX = 256 << 20
+
+# How long another process's checkpoint is waited for, and how often it is looked for.
+_CHECKPOINT_SECONDS = 0.05
+_CHECKPOINT_PAUSE_SECONDS = 0.0005
+
+# How frames are taken out of the WAL up to an index, all of them seen within an interval.
+Take = Callable[[WalIndex, Interval], None]
+
+
+class WalFollower:
+    """The reader of one WAL database. Every method may raise Discontinuity or SourceUnusable."""
+
+    def __init__(
+        self,
+        source: Source,
+        clock: PollClock,
+        page_size: int,
+        *,
+        reset_frames: int = RESET_FRAMES,
+    ) -> None:
+        """Connect and begin the first read transaction."""
+        self._source = source
+        self._clock = clock
+        self._reset_frames = reset_frames
+        self._held = ReadTransaction(source)
+        self._spare = ReadTransaction(source)
+        self._quiet: bytes | None = None
+        self._quiet_since = 0.0
+        self._has_landed = False
+        self._held_us = now_us()
+        self._seen = self._hold()
+        self._checkpointer = source.connect_to_wal()
+        self._barrier = source.connect(writable=True)
+        self._reader = WalReader(source, page_size)
+        self.page_size = page_size
+
+    def _hold(self) -> WalIndex:
+        """Begin reading and return the index as it was after that."""
+        for _ in range(BUSY_ATTEMPTS):
+            try:
+                self._held.begin()
+            except (apsw.BusyError, apsw.LockedError):
+                continue  # the connection has waited already
+            index = self._source.index()
+            if index is not None:
+                return index
+            self._held.end()
+            header = self._source.header()
+            if header is None or not header.is_wal:
+                raise Discontinuity("the journal mode was changed", is_coarse=True)
+        raise locked(self._source.path)
+
+    # --- where to begin ----------------------------------------------------------------------
+
+    def holds(self, mark: WalMark | None) -> bool | None:
+        """Return whether the WAL still contains the archived position `mark`, and go there.
+
+        None when the WAL is of another generation, so that nothing can be said.
+        """
+        if mark is None or (mark.salt1, mark.salt2) != self._seen.salts:
+            return None
+        if mark.frame > self._seen.max_frame:
+            return False
+        self._reader.go_to(mark.frame)
+        return self._reader.mark == mark
+
+    def image(self) -> LiveImage:
+        """Return the whole state under the first read transaction, and go on from there."""
+        index = self._seen
+        frames: dict[int, int] = {}
+        if index.max_frame:
+            self._reader.go_to(index.backfilled)
+            frames = self._reader.newest_frames(index.max_frame)
+            self._check_end(index)
+        interval = self._clock.interval(self._held_us)
+        # An index that was made over an empty WAL knows no sizes.
+        page_count = index.page_count or self._source.size // self.page_size
+        return LiveImage(self._source, interval, self.page_size, page_count, frames, self._reader)
+
+    def follow(self, _known: CurrentPages) -> None:
+        """Begin to follow. What the archive holds does not matter, the WAL says what is new."""
+
+    # --- following ---------------------------------------------------------------------------
+
+    def poll(self, sink: Sink, *, may_let_go: bool = True) -> None:
+        """Hand every commit that is published by now to `sink`, in order.
+
+        `may_let_go` says that all handed on so far is durable elsewhere, so that the WAL may be
+        restarted. A WAL of twice the threshold is restarted in any case.
+        """
+        before_us = now_us()
+        if self._source.index_bytes() == self._quiet:
+            self._clock.interval(before_us)
+            self._use_quiet(sink, may_let_go=may_let_go)
+            return
+        self._quiet = None
+        self._advance(self._to(sink))
+        if self._seen.is_backfilled and not may_let_go:
+            return
+        self._swap(self._to(sink))
+        threshold = self._reset_frames if may_let_go else 2 * self._reset_frames
+        if self._seen.max_frame >= threshold and not self._has_landed and self._can_take_rest():
+            self._reset(sink)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Remember the index as one that asks for nothing, if it is."""
+        data = self._source.index_bytes()
+        index = self._source.index()
+        if index == self._seen and (self._has_landed or not index.is_backfilled):
+            self._quiet = data
+            self._quiet_since = time.monotonic()
+
+    def _use_quiet(self, sink: Sink, *, may_let_go: bool) -> None:
+        """Let the WAL restart when it is long, nobody writes, and so nobody is in the way."""
+        if self._has_landed or not may_let_go or self._seen.max_frame < _QUIET_RESET_FRAMES:
+            return
+        if time.monotonic() - self._quiet_since >= _QUIET_SECONDS:
+            self._quiet = None
+            self._checkpoint()
+            self._swap(self._to(sink))
+            self._settle()
+
+    def _swap(self, take: Take) -> None:
+        """Begin the other read transaction, take up to the newest commit, end the first one."""
+        before = self._source.index()
+        try:
+            self._spare.begin()
+        except (apsw.BusyError, apsw.LockedError):
+            return
+        after = self._advance(take)
+        if after is None:
+            self._spare.end()
+            return
+        self._held.end()
+        self._held, self._spare = self._spare, self._held
+        self._has_landed = before == after and after.is_backfilled
+
+    def _advance(self, take: Take) -> WalIndex | None:
+        """Take what lies between the position and the newest commit.
+
+        Returns the index as it was read, None when it cannot be: after a writer died while it
+        published. Whoever begins to read next mends it, and the caller does.
+        """
+        before_us = now_us()
+        index = self._source.index()
+        interval = self._clock.interval(before_us)
+        if index is None:
+            return None
+        if index.max_frame:
+            try:
+                if index.salts != self._reader.salts:
+                    self._change_generation(index)
+                take(index, interval)
+            except CorruptDatabase as error:
+                raise Discontinuity(f"{error.message}: {error.detail}") from error
+            self._check_end(index)
+        self._seen = index
+        return index
+
+    def _hand_on(self, runs: Iterable[Run], interval: Interval, sink: Sink) -> None:
+        for page_count, mark, pages in self._reader.commits(runs):
+            sink(SeenCommit(interval, page_count, pages, mark))
+
+    def _to(self, sink: Sink) -> Take:
+        """Return the way of taking that hands each commit to `sink` at once."""
+        return lambda index, interval: self._hand_on(
+            self._reader.runs(index.max_frame), interval, sink
+        )
+
+    def _change_generation(self, index: WalIndex) -> None:
+        self._reader.begin_generation()
+        if self._reader.salts != index.salts:
+            raise Discontinuity("the WAL and its index are of different generations")
+        published = (index.change - self._seen.change) & 0xFFFFFFFF
+        found = self._reader.count_commits(index.max_frame)
+        if found < published:
+            raise Discontinuity(
+                f"the WAL was restarted and holds {found} of {published} commits since"
+            )
+
+    def _check_end(self, index: WalIndex) -> None:
+        mark = self._reader.mark
+        if (mark.frame, mark.checksum1, mark.checksum2) != (
+            index.max_frame,
+            index.checksum1,
+            index.checksum2,
+        ):
+            raise Discontinuity(
+                f"the WAL ends at frame {mark.frame} and its index at {index.max_frame}"
+            )
+
+    # --- letting the WAL restart -------------------------------------------------------------
+
+    def _reset(self, sink: Sink) -> None:
+        """Bring the WAL to where the next writer restarts it.
+
+        The bulk is read and copied back outside any lock. Then writers wait while the rest is read,
+        copied back, and read lock 0 taken: milliseconds. What was read is handed on afterwards.
+        Nothing is written by us but what the next checkpoint of the application would have copied.
+        """
+        taken: list[tuple[Run, Interval]] = []
+        into = partial(self._take, taken)
+        try:
+            self._checkpoint()
+            self._swap(into)
+            if not self._has_landed and self._is_near():
+                self._land_under_lock(into)
+        finally:
+            for run, interval in taken:
+                self._hand_on([run], interval, sink)
+
+    def _land_under_lock(self, into: Take) -> None:
+        try:
+            attempt(self._source.path, lambda: self._barrier.execute("BEGIN IMMEDIATE"))
+        except (apsw.BusyError, apsw.LockedError):
+            return  # a long transaction is going on; the next reading tries again
+        try:
+            self._swap(into)
+            self._checkpoint()
+            self._swap(into)
+        finally:
+            self._barrier.execute("ROLLBACK")
+
+    def _take(self, taken: list[tuple[Run, Interval]], index: WalIndex, interval: Interval) -> None:
+        """Only read the frames, in one piece."""
+        for run in self._reader.runs(index.max_frame, bytes_max=_TAKEN_BYTES_MAX):
+            taken.append((run, interval))
+
+    def _can_take_rest(self) -> bool:
+        """Return whether what is unread by now fits into memory."""
+        index = self._source.index()
+        if index is None or index.salts != self._reader.salts:
+            return False
+        frame_bytes = FRAME_HEADER_BYTES + self.page_size
+        return (index.max_frame - self._reader.mark.frame) * frame_bytes < _TAKEN_BYTES_MAX // 2
+
+    def _is_near(self) -> bool:
+        """Return whether so little is left to be read that writers may wait for it."""
+        index = self._source.index()
+        if index is None or index.salts != self._reader.salts:
+            return False
+        return index.max_frame - self._reader.mark.frame <= _NEAR_FRAMES
+
+    def _checkpoint(self) -> None:
+        """Copy back what can be copied without waiting for a reader or a writer.
+
+        Somebody else may be at it, above all the application itself after each of its commits:
+        then wait for that one, since only a checkpoint begun after it copies everything.
+        """
+        end = time.monotonic() + _CHECKPOINT_SECONDS
+        while True:
+            try:
+                attempt(
+                    self._source.path,
+                    lambda: self._checkpointer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE),
+                )
+                return
+            except (apsw.BusyError, apsw.LockedError):
+                if time.monotonic() > end:
+                    return
+            time.sleep(_CHECKPOINT_PAUSE_SECONDS)
+
+    def finish(self) -> None:
+        """Leave the database file complete when nobody else has it open, as SQLite itself would.
+
+        The connections do not checkpoint when they are closed. Without this, whoever copies the
+        file of a stopped application would miss its newest commits. While an application runs it
+        is left alone: the less is copied back, the longer the WAL keeps what a capture that is
+        started again has not seen.
+        """
+        if not self._source.has_others():
+            self._checkpoint()

@@ -1,0 +1,184 @@
+"""What a merge would do, as a value: it can be shown, saved, compared and refused when stale."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+import msgspec
+
+from pitr.vocabulary.diff_row import Row
+from pitr.vocabulary.row_class import Action, ConflictPolicy, RowClass
+
+PLAN_FORMAT = 1
+
+
+class BlockerKind(StrEnum):
+    """Why rows cannot simply be written. The text is what JSON and tables show."""
+
+    KEY_REUSED = "key_reused"
+    TOUCHED_SINCE = "touched_since"
+    BOGUS_TOUCHED = "bogus_touched"
+    UNIQUE_TAKEN = "unique_taken"
+    PARENT_MISSING = "parent_missing"
+    CHECK_FAILED = "check_failed"
+    SCHEMA_DRIFT = "schema_drift"
+    TRIGGER_SUPPRESSED = "trigger_suppressed"
+
+
+class Resolution(StrEnum):
+    """What becomes of the rows of a blocker under the options of the plan."""
+
+    BLOCKS = "blocks"
+    SKIPPED = "skipped"
+    OVERWRITTEN = "overwritten"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MergeOptions:
+    """What the user asked a merge to do beyond bringing lost rows and damaged columns back.
+
+    `set_columns` has pairs of a column, `column` or `table.column`, and a SQL expression over
+    the row as it was: the value of a column that was added since.
+    """
+
+    on_conflict: ConflictPolicy = ConflictPolicy.ABORT
+    update: bool = False
+    delete_extra: bool = False
+    with_parents: bool = False
+    with_children: bool = False
+    create_missing: bool = False
+    set_columns: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Blocker:
+    """Rows of one table that one thing keeps from being written.
+
+    `rows` counts all of them, `keys` names the first ones by `key_columns`. A blocker of a whole
+    table has no keys.
+    """
+
+    kind: BlockerKind
+    table: str
+    rows: int
+    detail: str
+    resolution: Resolution
+    key_columns: tuple[str, ...] = ()
+    keys: tuple[Row, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TablePlan:
+    """One table of a plan: its rows by class, and by what is done with them."""
+
+    table: str
+    counts: Mapping[RowClass, int]
+    actions: Mapping[Action, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a merge of one recovery would do.
+
+    `fingerprint` stands for everything it was computed from. `script` is the plan as SQL for the
+    sqlite3 shell; None when there are more rows than a script is good for.
+    """
+
+    recovery: str
+    engine: str
+    source: str
+    target: str
+    options: MergeOptions
+    tables: tuple[TablePlan, ...]
+    blockers: tuple[Blocker, ...]
+    warnings: tuple[str, ...]
+    fingerprint: str
+    script: str | None
+
+    @property
+    def counts(self) -> dict[RowClass, int]:
+        """Return the rows of each class, all tables together; classes without rows left out."""
+        total = Counter[RowClass]()
+        for table in self.tables:
+            total.update(table.counts)
+        return {row_class: total[row_class] for row_class in RowClass if total[row_class]}
+
+    @property
+    def actions(self) -> dict[Action, int]:
+        """Return the rows of each action that writes or skips, all tables together."""
+        total = Counter[Action]()
+        for table in self.tables:
+            total.update(table.actions)
+        shown = (Action.INSERT, Action.UPDATE, Action.DELETE, Action.SKIP)
+        return {action: total[action] for action in shown}
+
+    @property
+    def rows_to_write(self) -> int:
+        """Return how many rows a merge would write."""
+        return sum(count for action, count in self.actions.items() if action is not Action.SKIP)
+
+    @property
+    def blocking(self) -> tuple[Blocker, ...]:
+        """Return the blockers that keep the whole plan from being run."""
+        return tuple(b for b in self.blockers if b.resolution is Resolution.BLOCKS)
+
+
+@dataclass(frozen=True, slots=True)
+class SavedPlan:
+    """What running a saved plan needs: it is computed anew and must come to the same."""
+
+    plan_format: int
+    recovery: str
+    options: MergeOptions
+    fingerprint: str
+
+
+def plan_document(plan: Plan) -> dict[str, object]:
+    """Return the plan under the keys that scripts rely on; row values are left as they are."""
+    return {
+        "plan_format": PLAN_FORMAT,
+        "recovery": plan.recovery,
+        "engine": plan.engine,
+        "source": plan.source,
+        "target": plan.target,
+        "options": msgspec.to_builtins(plan.options),
+        "counts": {str(name): count for name, count in plan.counts.items()},
+        "actions": {str(name): count for name, count in plan.actions.items()},
+        "tables": [_table_document(table) for table in plan.tables],
+        "conflicts": [blocker_document(blocker) for blocker in plan.blockers],
+        "warnings": list(plan.warnings),
+        "fingerprint": plan.fingerprint,
+        "sql": plan.script,
+    }
+
+
+def _table_document(table: TablePlan) -> dict[str, object]:
+    return {
+        "table": table.table,
+        "counts": {str(name): count for name, count in table.counts.items()},
+        "actions": {str(name): count for name, count in table.actions.items()},
+    }
+
+
+def blocker_document(blocker: Blocker) -> dict[str, object]:
+    """Return one blocker with its rows."""
+    keys = [dict(zip(blocker.key_columns, key, strict=True)) for key in blocker.keys]
+    return {
+        "kind": str(blocker.kind),
+        "table": blocker.table,
+        "rows": blocker.rows,
+        "resolution": str(blocker.resolution),
+        "detail": blocker.detail,
+        "keys": keys,
+    }
+
+
+def read_saved_plan(data: bytes) -> SavedPlan:
+    """Read what `plan_document` came to as JSON. Raises ValueError that says what is wrong."""
+    saved = msgspec.json.decode(data, type=SavedPlan)  # its errors are ValueErrors
+    if saved.plan_format != PLAN_FORMAT:
+        raise ValueError(f"its format is {saved.plan_format}, this version reads {PLAN_FORMAT}")
+    return saved

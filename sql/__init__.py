@@ -1,0 +1,1 @@
+"""The SQL statements, one file each; read with importlib.resources.files("pitr.sql")."""
