@@ -242,7 +242,7 @@ class Config:
             name=name,
             source=None if source is None else parse_source(source.value, folder=self.folder),
             archive=None if archive is None else archive.value,
-            poll_us=_quantity(found["poll"], parse_duration_us),
+            poll_us=_quantity(found["poll"], _parse_interval_us),
             flush_us=_quantity(found["flush"], parse_duration_us),
             spool_limit_bytes=_quantity(found["spool_limit"], parse_size_bytes),
             fine_window_us=_quantity(found["fine_window"], parse_duration_us),
@@ -327,6 +327,13 @@ def _normal(key: str, text: str, folder: Path) -> str:
     if key == "archive":
         return parse_archive(text, folder=folder)
     return _absolute(text, folder) if key == "state" else text
+
+
+def _parse_interval_us(text: str) -> int:
+    interval_us = parse_duration_us(text)
+    if not interval_us:
+        raise ValueError("It must not be zero.")
+    return interval_us
 
 
 def _quantity(setting: Setting, parse: Callable[[str], int]) -> int:
@@ -452,16 +459,38 @@ def write_source(path: Path, name: str, settings: Mapping[str, str]) -> bool:
     """Append a [source.NAME] table to a pitr.toml, made when missing; the rest stays untouched.
 
     Returns False, and writes nothing, when the file already says the same about NAME. Durable
-    on return. Raises UsageError when NAME is taken by other values, is no name, or when the file
-    is written in a way that cannot be appended to.
+    on return. Raises as `check_writable` does.
     """
-    _checked(path, {"source": {name: dict(settings)}})
     path = path.resolve()  # what a link points to is replaced, and the link stays
+    new = _extended(path, name, settings)
+    if new is None:
+        return False
+    if not path.exists():
+        write_new(path, new)
+        return True
+    mode = path.stat().st_mode & 0o777
+    write_replace(path, new)
+    path.chmod(mode)
+    return True
+
+
+def check_writable(path: Path, name: str, settings: Mapping[str, str]) -> None:
+    """Raise UsageError unless `write_source` can write this table.
+
+    It cannot when NAME is taken by other values or is no name, and when the file is written in a
+    way that cannot be appended to.
+    """
+    _extended(path.resolve(), name, settings)
+
+
+def _extended(path: Path, name: str, settings: Mapping[str, str]) -> bytes | None:
+    """Return the file with the new table, None when it says the same already."""
+    _checked(path, {"source": {name: dict(settings)}})
     old = _read(path) if path.exists() else b""
     sources = _checked(path, _parsed(path, old))
     if name in sources:
         _check_same(path, name, sources[name], settings)
-        return False
+        return None
     table = _encoded(path, name, settings)
     gap = b"" if not old else b"\n" if old.endswith(b"\n") else b"\n\n"
     new = old + gap + table
@@ -473,13 +502,7 @@ def write_source(path: Path, name: str, settings: Mapping[str, str]) -> bool:
             detail=f"With the new table it would not be TOML: {error}.",
             hint=f"Add it by hand, as a table [source.{name}].",
         ) from None
-    if not old:
-        write_new(path, new)
-        return True
-    mode = path.stat().st_mode & 0o777
-    write_replace(path, new)
-    path.chmod(mode)
-    return True
+    return new
 
 
 def _check_same(

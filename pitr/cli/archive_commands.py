@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,13 +15,22 @@ import click
 from pitr.cli.options import Group, json_option, settings_of, source_options
 from pitr.cli.progress import Reporter
 from pitr.cli.prometheus import prometheus_text
-from pitr.cli.render import bytes_text, emit, emit_json, note, table_text
+from pitr.cli.render import (
+    bytes_text,
+    count_text,
+    emit,
+    emit_json,
+    table_text,
+    time_cell,
+    time_header,
+)
 from pitr.errors import ConfirmationNeeded, PreconditionFailed, UsageError
 from pitr.operations import capture as capturing
 from pitr.operations.status import Status
 from pitr.operations.status import status as read_status
 from pitr.operations.verify import verify as verify_archive
 from pitr.sqlite.dump import describe_object
+from pitr.sqlite.event import Event, Level
 from pitr.target_text import format_age, format_local, format_time
 
 
@@ -53,22 +64,24 @@ def capture(
         else:
             emit(f"archived up to commit:{last}" if last else "nothing to archive yet")
         return
-    with _stopped_by_signals() as stop:
+    with _stopped_by_signals(reporter) as stop:
         capturing.capture(settings, stop, reporter.report)
     if as_json:
         emit_json({"stopped": True})
 
 
 @contextmanager
-def _stopped_by_signals() -> Iterator[threading.Event]:
+def _stopped_by_signals(reporter: Reporter) -> Iterator[threading.Event]:
     """Turn the first SIGTERM or SIGINT into a clean stop; a second one interrupts."""
     stop = threading.Event()
+    stopping = Event(Level.INFO, "stopping", "Archiving what is committed; once more ends at once.")
 
     def on_signal(_number: int, _frame: object) -> None:
         if stop.is_set():
             raise KeyboardInterrupt
         stop.set()
-        note("stopping: archiving what is committed; once more to stop at once")
+        # Past all buffers and locks: the signal may have come while this thread holds them.
+        os.write(sys.stderr.fileno(), f"{reporter.line(stopping)}\n".encode())
 
     before = {number: signal.signal(number, on_signal) for number in _SIGNALS}
     try:
@@ -218,20 +231,21 @@ def _emit_status(found: Status) -> None:
     running = f"yes, as {found.holder}" if found.capturing else "no"
     emit(f"capturing  {running}")
     emit(f"lag        {format_age(found.lag_us) if found.lag_us else 'none'}")
-    emit(f"archive    {bytes_text(found.archive_bytes)}, {len(found.bases)} bases")
+    emit(f"archive    {bytes_text(found.archive_bytes)}, {count_text(len(found.bases), 'base')}")
     if found.spooled_bytes:
         emit(f"spooled    {bytes_text(found.spooled_bytes)} wait for the store")
     if found.last_error:
         emit(f"last error {found.last_error}")
     if found.gaps:
         rows = [
-            [gap.kind, format_local(gap.from_us), format_local(gap.to_us), gap.position]
+            [gap.kind, time_cell(gap.from_us), time_cell(gap.to_us), gap.position]
             for gap in found.gaps
         ]
-        emit("\n" + table_text(["gap", "from", "to", "known again at"], rows))
+        headers = ["gap", time_header("from"), "to", "known again at"]
+        emit("\n" + table_text(headers, rows))
     if found.marks:
-        marks = [[item.name, item.position, format_local(item.time_us)] for item in found.marks]
-        emit("\n" + table_text(["mark", "position", "time"], marks))
+        marks = [[item.name, item.position, time_cell(item.time_us)] for item in found.marks]
+        emit("\n" + table_text(["mark", "position", time_header()], marks))
 
 
 @click.command()
@@ -252,7 +266,7 @@ def verify(config: str | None, source: str | None, archive: str | None, *, as_js
             }
         )
     else:
-        emit(f"{report.objects} objects, {bytes_text(report.bytes)} read")
+        emit(f"{count_text(report.objects, 'object')}, {bytes_text(report.bytes)} read")
         for key, reason in report.damaged:
             emit(f"damaged: {key}: {reason}")
         for first, last in report.holes:

@@ -101,4 +101,3 @@ def _running(command: list[str], folder: Path) -> Iterator[None]:
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(timeout=15)
-

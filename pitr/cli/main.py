@@ -2,21 +2,44 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import traceback
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import click
 
 from pitr import __version__
-from pitr.cli import archive_commands, demo, past, recoveries, source
-from pitr.cli.options import Group
+from pitr.cli.options import EXIT_CODES, Group, LazyCommands
 from pitr.cli.render import emit_error, note
-from pitr.errors import Interrupted, PitrError, UsageError
+from pitr.errors import Interrupted, PitrError, PreconditionFailed, UsageError
+
+COMMANDS = LazyCommands(
+    {
+        "init": "pitr.cli.source:init",
+        "check": "pitr.cli.source:check",
+        "backup": "pitr.cli.archive_commands:backup",
+        "capture": "pitr.cli.archive_commands:capture",
+        "detach": "pitr.cli.archive_commands:detach",
+        "status": "pitr.cli.archive_commands:status",
+        "mark": "pitr.cli.archive_commands:mark",
+        "log": "pitr.cli.past:log",
+        "when": "pitr.cli.past:when",
+        "sql": "pitr.cli.past:sql",
+        "restore": "pitr.cli.past:restore",
+        "revert": "pitr.cli.revert_command:revert",
+        "recoveries": "pitr.cli.recoveries:recoveries",
+        "diff": "pitr.cli.diff_command:diff",
+        "verify": "pitr.cli.archive_commands:verify",
+        "config": "pitr.cli.source:config",
+        "debug": "pitr.cli.archive_commands:debug",
+        "demo": "pitr.cli.demo:demo",
+    }
+)
 
 
-@click.group(cls=Group)
+@click.group(cls=Group, commands=COMMANDS, epilog=EXIT_CODES)
 @click.version_option(__version__, prog_name="pitr")
 def cli() -> None:
     """Get exactly the lost rows back.
@@ -27,52 +50,62 @@ def cli() -> None:
     """
 
 
-for command in (
-    source.init, source.check, archive_commands.backup, archive_commands.capture,
-    archive_commands.detach, archive_commands.status, archive_commands.mark, past.log, past.when,
-    past.sql, past.restore, recoveries.recoveries, archive_commands.verify, source.config,
-    archive_commands.debug, demo.demo,
-):  # fmt: skip
-    cli.add_command(command)
-
-
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and exit with the code of the outcome."""
     words = sys.argv[1:] if arguments is None else arguments
-    as_json = "--json" in words[: words.index("--")] if "--" in words else "--json" in words
-    sys.exit(_run(words, as_json=as_json))
-
-
-def _run(words: list[str], *, as_json: bool) -> int:
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a path need not be UTF-8
+        sys.stdout.reconfigure(errors="backslashreplace")
+    as_json = "--json" in (words[: words.index("--")] if "--" in words else words)
     try:
-        outcome: Any = cli.main(args=words, prog_name="pitr", standalone_mode=False)
-        sys.stdout.flush()
-    except click.exceptions.Exit as leave:
-        return leave.exit_code
-    except click.UsageError as error:
-        emit_error(_usage(error), as_json=as_json)
-        return UsageError.exit_code
-    except click.ClickException as error:
-        emit_error(UsageError(error.format_message()), as_json=as_json)
-        return UsageError.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        emit_error(Interrupted("interrupted"), as_json=as_json)
-        return Interrupted.exit_code
-    except PitrError as error:
-        emit_error(error, as_json=as_json)
-        return error.exit_code
+        code = _run(words)
     except BrokenPipeError:
         # The reader of our output went away, as `head` does: no fault of ours, nothing to say.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except Exception:
-        note(traceback.format_exc().rstrip())
-        note("this is a bug in pitr: please report it with the lines above")
-        return PitrError.exit_code
-    return outcome if isinstance(outcome, int) else 0
+        code = 0
+    except click.exceptions.NoArgsIsHelpError as error:
+        note(error.format_message())
+        code = UsageError.exit_code
+    except BaseException as error:
+        told = _told(error)
+        emit_error(told, as_json=as_json)
+        code = told.exit_code
+    sys.exit(code)
 
 
-def _usage(error: click.UsageError) -> UsageError:
-    path = error.ctx.command_path if error.ctx else "pitr"
-    message = error.format_message().rstrip(".")
-    return UsageError(message[:1].lower() + message[1:], hint=f"See '{path} --help'.")
+def _run(words: list[str]) -> int:
+    """Run the command. Not by click's own `main`, which has its own ideas of closed pipes."""
+    try:
+        with cli.make_context("pitr", words) as context:
+            cli.invoke(context)
+    except click.exceptions.Exit as leave:
+        sys.stdout.flush()
+        return leave.exit_code
+    sys.stdout.flush()
+    return 0
+
+
+def _told(error: BaseException) -> PitrError:
+    """Return what to tell the user, whatever happened."""
+    match error:
+        case PitrError():
+            return error
+        case click.UsageError():
+            path = error.ctx.command_path if error.ctx else "pitr"
+            message = error.format_message().rstrip(".")
+            return UsageError(message[:1].lower() + message[1:], hint=f"See '{path} --help'.")
+        case click.ClickException():
+            return UsageError(error.format_message())
+        case KeyboardInterrupt() | click.Abort():
+            return Interrupted("interrupted")
+        case OSError():
+            name = f": {error.filename}" if error.filename else ""
+            return PreconditionFailed(
+                f"the operating system refused{name}",
+                detail=f"{error.strerror or error}.",
+                hint="Mend that, then run the command again.",
+            )
+    return PitrError(
+        "this is a bug in pitr",
+        detail="".join(traceback.format_exception(error)).rstrip(),
+        hint="Please report it with the lines above.",
+    )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,6 +14,7 @@ from pitr.config import Settings, resolve_settings
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+TARGET_FORMS = "'2026-11-22 14:03', '10m', commit:N, before:commit:N, name:MARK, latest"
 EXIT_CODES = """\b
 Exit codes:
   0    done, or nothing to do
@@ -29,31 +31,46 @@ Exit codes:
 """
 
 
-class Command(click.Command):
-    """A command whose help ends with the exit codes."""
-
-    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the exit codes below everything else."""
-        super().format_epilog(ctx, formatter)
-        formatter.write_paragraph()
-        formatter.write("\n".join(EXIT_CODES.splitlines()[1:]) + "\n")
-
-
 class Group(click.Group):
-    """A group whose commands are listed in the order in which they were added."""
+    """A group that lists its commands in the order of the story and shows exit codes everywhere."""
 
-    command_class = Command
     group_class = type
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the names in the order of the story, not of the alphabet."""
+        """Return the names in the order in which they were added, not of the alphabet."""
         return list(self.commands)
 
-    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the exit codes below everything else."""
-        super().format_epilog(ctx, formatter)
-        formatter.write_paragraph()
-        formatter.write("\n".join(EXIT_CODES.splitlines()[1:]) + "\n")
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a command, its help ending with the exit codes as that of every command does."""
+        command = super().get_command(ctx, cmd_name)
+        if command is not None:
+            command.epilog = EXIT_CODES
+        return command
+
+
+class LazyCommands(Mapping[str, click.Command]):
+    """Commands by name, each given as `module:function` and imported when it is asked for.
+
+    So `pitr --version` and a typing error cost no more than this package, and `pitr log` does not
+    wait for what only `pitr capture` needs.
+    """
+
+    def __init__(self, places: dict[str, str]) -> None:
+        self._places = places
+
+    def __getitem__(self, name: str) -> click.Command:
+        """Return a command. Raises KeyError when there is none of that name."""
+        module, _, attribute = self._places[name].partition(":")
+        command: click.Command = getattr(import_module(module), attribute)
+        return command
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the names."""
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        """Return how many commands there are."""
+        return len(self._places)
 
 
 def json_option(function: F) -> F:

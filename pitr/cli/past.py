@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
-from pitr.cli.options import json_option, settings_of, source_options
+from pitr.cli.options import TARGET_FORMS, json_option, settings_of, source_options
 from pitr.cli.render import (
     bytes_text,
     emit,
@@ -19,6 +20,8 @@ from pitr.cli.render import (
     table_text,
     target_json,
     text_value,
+    time_cell,
+    time_header,
 )
 from pitr.errors import UsageError
 from pitr.operations.clock import now_us
@@ -28,7 +31,7 @@ from pitr.operations.restore import restore as restore_tables
 from pitr.operations.sql import query_past
 from pitr.operations.when import find_row
 from pitr.sqlite.when import WhenOutcome
-from pitr.target_text import format_local, format_time
+from pitr.target_text import format_time
 from pitr.vocabulary.change import TableChange, Transaction
 from pitr.vocabulary.target import ResolvedTarget
 
@@ -37,7 +40,8 @@ _tables_option = click.option(
 )
 
 
-def _echo(target: ResolvedTarget) -> None:
+def echo_target(target: ResolvedTarget) -> None:
+    """Print on stderr what a target came to."""
     emit_target_echo(target, now_us=now_us())
 
 
@@ -72,8 +76,7 @@ def log(
         note("no transaction in the archive touched that")
     else:
         rows = [row for item in found for row in _log_rows(item)]
-        headers = ["position", "time", "table", "inserted", "updated", "deleted", ""]
-        emit(table_text(headers, rows))
+        emit(table_text(_log_headers(), rows))
 
 
 def transaction_json(transaction: Transaction) -> dict[str, object]:
@@ -102,16 +105,21 @@ def _change_json(change: TableChange) -> dict[str, object]:
     }
 
 
+def _log_headers() -> list[str]:
+    return ["position", time_header(), "table", "inserted", "updated", "deleted", "note"]
+
+
 def _log_rows(transaction: Transaction) -> list[list[object]]:
-    rows = []
+    begin = [transaction.position, time_cell(transaction.time_us)]
+    kind = [] if transaction.kind == "commit" else [transaction.kind]
+    if not transaction.tables:
+        return [[*begin, "", None, None, None, *kind]]
+    rows: list[list[object]] = []
     for change in transaction.tables:
         flags = ("truncated", "rewritten", "dropped", "created", "altered")
-        words = [flag for flag in flags if getattr(change, flag)]
-        if transaction.kind != "commit":
-            words.insert(0, transaction.kind)
+        words = [*kind, *(flag for flag in flags if getattr(change, flag))]
         counts = [change.inserted, change.updated, change.deleted]
-        where = [transaction.position, format_local(transaction.time_us), change.table]
-        rows.append([*where, *counts, " ".join(words)])
+        rows.append([*begin, change.table, *counts, " ".join(words)])
     return rows
 
 
@@ -165,8 +173,7 @@ def _emit_when(found: WhenOutcome, table: str) -> None:
     if found.transaction is None:
         note(f"not found: {found.reason}")
         return
-    headers = ["position", "time", "table", "inserted", "updated", "deleted", ""]
-    emit(table_text(headers, _log_rows(found.transaction)))
+    emit(table_text(_log_headers(), _log_rows(found.transaction)))
     if found.row:
         emit("\nthe row as it was:")
         width = max(len(name) for name in found.row)
@@ -178,7 +185,7 @@ def _emit_when(found: WhenOutcome, table: str) -> None:
 
 
 @click.command()
-@click.option("--at", required=True, metavar="TARGET", help="The moment to ask.")
+@click.option("--at", required=True, metavar="TARGET", help=f"The moment to ask: {TARGET_FORMS}.")
 @click.argument("statement")
 @source_options
 @json_option
@@ -196,13 +203,16 @@ def sql(
     STATEMENT is one SELECT. The pages it needs are read from the archive, and no others.
     """
     settings = settings_of(config, source, archive)
-    with query_past(settings, at, statement, on_target=_echo) as result:
+    with query_past(settings, at, statement, on_target=echo_target) as result:
         emit_rows(result.columns, result.rows, as_json=as_json)
 
 
 @click.command()
 @_tables_option
-@click.option("--at", required=True, metavar="TARGET", help="The moment to go back to.")
+@click.option(
+    "--at", required=True, metavar="TARGET", help=f"The moment to go back to: {TARGET_FORMS}."
+)
+@click.option("--until", metavar="TARGET", help="The moment just after the damage.")
 @click.option("--where", metavar="SQL", help="Only the rows for which this was true then.")
 @click.option("--to", metavar="FILE", help="Where to write the sidecar; must not exist.")
 @click.option("--no-compare", is_flag=True, help="Do not count against the live database.")
@@ -211,6 +221,7 @@ def sql(
 def restore(
     tables: tuple[str, ...],
     at: str,
+    until: str | None,
     where: str | None,
     to: str | None,
     config: str | None,
@@ -223,30 +234,46 @@ def restore(
     """Bring tables back as they were, into a sidecar beside the live database.
 
     Only the pages of the chosen tables are read from the archive. The live database is read
-    for the comparison and never written.
+    for the comparison and never written. With --until, damage can be told from later work.
     """
     if not tables:
         raise UsageError("restore needs a table", hint="Name one with '-t TABLE'.")
     request = RestoreRequest(
         tables=tables,
         target=at,
+        until=until,
         where=where,
-        destination=Path(to).absolute() if to else None,
+        destination=None if to is None else destination(to),
         compare=not no_compare,
     )
-    outcome = restore_tables(settings_of(config, source, archive), request, on_target=_echo)
+    outcome = restore_tables(settings_of(config, source, archive), request, on_target=echo_target)
+    emit_restored(outcome, as_json=as_json)
+
+
+def destination(name: str) -> Path:
+    """Return the file that --to names. Raises UsageError for an empty name."""
+    if not name:
+        raise UsageError("--to needs the name of a file")
+    return Path(name).absolute()
+
+
+def emit_restored(outcome: RestoreOutcome, warnings: Sequence[str] = (), *, as_json: bool) -> None:
+    """Print a new recovery, as restore and revert do."""
     if as_json:
-        _emit_restore_json(outcome)
-    else:
-        _emit_restore(outcome)
+        _emit_restore_json(outcome, warnings)
+        return
+    _emit_restore(outcome)
+    for warning in warnings:
+        note(f"warning: {warning}")
 
 
-def _emit_restore_json(outcome: RestoreOutcome) -> None:
+def _emit_restore_json(outcome: RestoreOutcome, warnings: Sequence[str]) -> None:
     recovery = outcome.recovery
     emit_json(
         {
             "recovery": recovery.id,
             "target": target_json(recovery.resolved),
+            "until": target_json(recovery.until) if recovery.until else None,
             "sidecar": recovery.sidecar,
             "tables": [
                 {
@@ -261,6 +288,7 @@ def _emit_restore_json(outcome: RestoreOutcome) -> None:
             ],
             "seconds": recovery.seconds,
             "bytes_read": recovery.bytes_read,
+            "warnings": list(warnings),
         }
     )
 
@@ -274,7 +302,7 @@ def _emit_restore(outcome: RestoreOutcome) -> None:
     emit(table_text(headers, [_restore_row(table) for table in outcome.tables]))
     for table in outcome.tables:
         for warning in table.warnings:
-            note(f"warning: {table.table}: {warning}")
+            note(f"warning: {warning}")
 
 
 def _restore_row(table: TableOutcome) -> list[object]:

@@ -25,16 +25,18 @@ class Reporter:
         with self._lock:
             if event.level is Level.PROGRESS:
                 self._progress(event)
-            elif self._as_json:
-                self._json_line(event)
             else:
                 self._end_line()
-                detail = f": {event.detail}" if event.detail else ""
-                note(f"{format_time(now_us())} {event.level.value}: {event.message}{detail}")
+                note(self.line(event))
 
-    def _json_line(self, event: Event) -> None:
+    def line(self, event: Event) -> str:
+        """Return the line that tells an event."""
+        time = format_time(now_us())
+        if not self._as_json:
+            detail = f": {event.detail}" if event.detail else ""
+            return f"{time} {event.level.value}: {event.message}{detail}"
         body = {"level": event.level.value, "message": event.message, "detail": event.detail}
-        note(json.dumps({"schema": SCHEMA, "time": format_time(now_us()), **body}))
+        return json.dumps({"schema": SCHEMA, "time": time, **body}, ensure_ascii=False)
 
     def _progress(self, event: Event) -> None:
         if not sys.stderr.isatty() or self._as_json:

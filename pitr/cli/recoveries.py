@@ -5,10 +5,20 @@ from __future__ import annotations
 import click
 
 from pitr.cli.options import Group, json_option, settings_of, source_options
-from pitr.cli.render import emit, emit_json, emit_rows, note, table_text, target_json
+from pitr.cli.render import (
+    count_text,
+    emit,
+    emit_json,
+    emit_rows,
+    note,
+    table_text,
+    target_json,
+    time_cell,
+    time_header,
+)
 from pitr.operations.recoveries import all_recoveries, drop
 from pitr.operations.sql import query_sidecar
-from pitr.target_text import format_local, format_time
+from pitr.target_text import format_time
 
 
 @click.group(cls=Group, invoke_without_command=True)
@@ -25,6 +35,8 @@ def recoveries(
 ) -> None:
     """List the recoveries; with a subcommand, ask or drop one."""
     if ctx.invoked_subcommand is not None:
+        if as_json or config or source or archive:
+            raise click.UsageError(f"options come after '{ctx.invoked_subcommand}'")
         return
     found = all_recoveries(settings_of(config, source, archive))
     if as_json:
@@ -48,13 +60,13 @@ def recoveries(
         rows = [
             [
                 item.id,
-                format_local(item.created_us),
+                time_cell(item.created_us),
                 item.resolved.position,
-                ", ".join(f"{table.table} ({table.rows} rows)" for table in item.tables),
+                ", ".join(f"{t.table} ({count_text(t.rows, 'row')})" for t in item.tables),
             ]
             for item in found
         ]
-        emit(table_text(["recovery", "created", "target", "tables"], rows))
+        emit(table_text(["recovery", time_header("created"), "target", "tables"], rows))
 
 
 @recoveries.command("sql")

@@ -6,14 +6,15 @@ import csv
 import io
 import json
 import math
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import click
 
-from pitr.errors import PitrError
-from pitr.target_text import format_age, format_local, format_time
+from pitr.errors import PitrError, UsageError
+from pitr.target_text import format_age, format_local, format_time, machine_zone_name
 from pitr.vocabulary.target import ResolvedTarget, TransactionAt
 
 SCHEMA = 1
@@ -35,6 +36,11 @@ def note(text: str) -> None:
     click.echo(text, err=True)
 
 
+def styled(text: str, **style: Any) -> str:
+    """Return a text in colours, unless NO_COLOR is set; off a terminal click takes them away."""
+    return text if os.environ.get("NO_COLOR") else click.style(text, **style)
+
+
 def emit_error(error: PitrError, *, as_json: bool) -> None:
     """Print an error on stderr: message, detail, hint."""
     if as_json:
@@ -47,7 +53,7 @@ def emit_error(error: PitrError, *, as_json: bool) -> None:
         }
         note(json.dumps({"schema": SCHEMA, "error": body}, ensure_ascii=False))
         return
-    note(f"{click.style('error:', fg='red', bold=True)} {error.message}")
+    note(f"{styled('error:', fg='red', bold=True)} {error.message}")
     if error.detail:
         note(f"detail: {error.detail}")
     if error.hint:
@@ -84,13 +90,14 @@ def table_text(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     widths = [
         max([len(header), *(len(row[at]) for row in cells)]) for at, header in enumerate(headers)
     ]
-    right = [
-        bool(body) and all(isinstance(row[at], int | float) or row[at] is None for row in body)
-        for at in range(len(headers))
-    ]
+    right = [all(_is_figure(row[at]) for row in body) for at in range(len(headers))]
     lines = [_line(headers, widths, right), "  ".join("-" * width for width in widths)]
     lines += [_line(row, widths, right) for row in cells]
     return "\n".join(lines)
+
+
+def _is_figure(value: object) -> bool:
+    return value in (None, "", "-") or isinstance(value, int | float)
 
 
 def _line(cells: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -> str:
@@ -127,21 +134,43 @@ def emit_rows(columns: Sequence[str], rows: Iterable[Sequence[object]], *, as_js
             click.echo(csv_text([row]), nl=False)
 
 
+def time_header(name: str = "time") -> str:
+    """Return the head of a column of times: they are those of this machine's zone."""
+    return f"{name} ({_zone()})"
+
+
+def time_cell(time_us: int) -> str:
+    """Return a time of this machine's clock to the millisecond: `2026-11-22 14:03:00.123`.
+
+    Rounded up, so that as a target it includes the transaction that it is the time of.
+    """
+    return format_local(-(-time_us // 1000) * 1000)[: len("2026-11-22 14:03:00.123")]
+
+
+def _zone() -> str:
+    try:
+        return machine_zone_name()
+    except UsageError:  # TZ names no zone; then format_local uses this one
+        return "UTC"
+
+
 def emit_target_echo(target: ResolvedTarget, *, now_us: int) -> None:
     """Print on stderr what a target came to, before any work is done with it."""
     if target.time_us is not None:
-        asked = f"{format_time(target.time_us)}  local {format_local(target.time_us)}"
-        note(f"target         {asked}  ({format_age(now_us - target.time_us)} ago)")
-    note(f"last included  {_transaction_line(target.last_included, now_us)}")
-    note(f"first excluded {_transaction_line(target.first_excluded, now_us)}")
+        note(f"target          {_moment(target.time_us, now_us)}")
+    note(f"last included   {_transaction_line(target.last_included, now_us)}")
+    note(f"first excluded  {_transaction_line(target.first_excluded, now_us)}")
 
 
 def _transaction_line(transaction: TransactionAt | None, now_us: int) -> str:
     if transaction is None:
-        return "none archived yet"
-    age = format_age(now_us - transaction.time_us)
-    when = f"{format_time(transaction.time_us)}  local {format_local(transaction.time_us)}"
-    return f"{transaction.position}  {when}  ({age} ago)"
+        return "none is archived yet"
+    return f"{transaction.position}  {_moment(transaction.time_us, now_us)}"
+
+
+def _moment(time_us: int, now_us: int) -> str:
+    age = format_age(now_us - time_us)
+    return f"{format_time(time_us)}  {time_cell(time_us)} {_zone()}  {age} ago"
 
 
 def target_json(target: ResolvedTarget) -> dict[str, object]:
@@ -161,6 +190,11 @@ def _transaction_json(transaction: TransactionAt | None) -> dict[str, str] | Non
     if transaction is None:
         return None
     return {"position": transaction.position, "time": format_time(transaction.time_us)}
+
+
+def count_text(count: int, noun: str) -> str:
+    """Return a number with its noun: `1 row`, `2 rows`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def bytes_text(count: int) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from pitr.cli.options import Group, json_option, settings_of, source_options
-from pitr.cli.render import emit, emit_json, note, table_text
+from pitr.cli.render import emit, emit_json, note, styled, table_text
 from pitr.errors import SourceUnusable
 from pitr.operations.check import check as check_settings
 from pitr.operations.init import init as init_archive
@@ -76,7 +76,7 @@ def check(config: str | None, source: str | None, archive: str | None, *, as_jso
 def _emit_findings(findings: Sequence[Finding]) -> None:
     colours = {Level.OK: "green", Level.WARNING: "yellow", Level.FAIL: "red"}
     for finding in findings:
-        word = click.style(finding.level.value.ljust(7), fg=colours[finding.level])
+        word = styled(finding.level.value.ljust(7), fg=colours[finding.level])
         emit(f"{word}  {finding.subject}: {finding.detail}")
         if finding.remedy and finding.level is not Level.OK:
             emit(f"         {finding.remedy}")

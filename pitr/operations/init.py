@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pitr.archive.archive import Identity, create_or_adopt
 from pitr.archive.location import make_store
-from pitr.config import FILE_NAME, parse_archive, parse_source, write_source
+from pitr.config import FILE_NAME, check_writable, parse_archive, parse_source, write_source
 from pitr.errors import SourceUnusable
 from pitr.sqlite.capability import Finding, Level, check_source
 
@@ -38,10 +38,11 @@ def init(source_text: str, archive_text: str, *, name: str | None, folder: Path)
                 f"{source.path} cannot be captured", detail=finding.detail, hint=finding.remedy
             )
     location = parse_archive(archive_text, folder=folder)
-    store = make_store(location)
     config = folder / FILE_NAME
     values = {"source": source.location, "engine": source.engine, "archive": location}
-    chosen = name or source.default_name
+    chosen = source.default_name if name is None else name
+    check_writable(config, chosen, values)
+    store = make_store(location)
     known = any(store.list("pitr-archive"))
     identity = create_or_adopt(store, engine=source.engine, identity={"path": source.location})
     write_source(config, chosen, values)

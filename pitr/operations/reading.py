@@ -37,6 +37,7 @@ class Reading:
 
     def resolver(self) -> Resolver:
         """Return the resolver of targets. Raises OutsideWindow when nothing is archived yet."""
+        self.pages.last_commit()
         return Resolver(
             self.pages,
             window_to_us=self.current_until_us(),
@@ -55,15 +56,16 @@ class Reading:
 
     def current_until_us(self) -> int:
         """Return the moment up to which the archive is proven to hold everything."""
-        if self.live is not None and self._is_current(self.live):
+        if self.is_current():
             return self.now_us
         return self.lease.current_until_us if self.lease else 0
 
-    def _is_current(self, live: Path) -> bool:
-        if not self.pages.catalog.tiles:
+    def is_current(self) -> bool:
+        """Return whether the live database is proven to be what was archived last."""
+        if self.live is None or not self.pages.catalog.tiles:
             return False
         try:
-            return is_current(live, self.pages.last_commit())
+            return is_current(self.live, self.pages.last_commit())
         except SourceUnusable:
             return False
 

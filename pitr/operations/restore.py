@@ -5,12 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from pitr.config import Settings
+from pitr.errors import UsageError
 from pitr.operations.reading import Reading, open_reading
-from pitr.recovery.folder import NewRecovery, RecoveredTable, Recovery, new_recovery
-from pitr.sqlite.compare import Comparison, compare_with_live
+from pitr.recovery.folder import RecoveredTable, Recovery, new_recovery
+from pitr.sqlite.absence import explain_absence
+from pitr.sqlite.compare import Comparison, compare_with_live, compare_with_past
 from pitr.sqlite.replay import open_past
 from pitr.sqlite.sidecar import RestoredTable, restore_tables
 from pitr.sqlite.target import ResolvedCommit
@@ -42,10 +45,14 @@ class RestoreOutcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestoreRequest:
-    """What to restore: tables and rows, the target, and where the sidecar goes."""
+    """What to restore: tables and rows, the target, and where the sidecar goes.
+
+    `until` is the moment just after the damage.
+    """
 
     tables: Sequence[str]
     target: str
+    until: str | None = None
     where: str | None = None
     destination: Path | None = None
     compare: bool = True
@@ -61,14 +68,48 @@ def restore(
     """
     reading = open_reading(settings)
     found = reading.resolve(request.target)
+    until = reading.resolve(request.until) if request.until is not None else None
+    if until is not None and until.record.number < found.record.number:
+        raise UsageError(
+            "the moment after the damage lies before the target",
+            detail=f"--until came to {until.target.position}, --at to {found.target.position}.",
+            hint="Give --at the last good moment and --until one just after the damage.",
+        )
     on_target(found.target)
+    return make_recovery(settings, reading, found, until, request)
+
+
+def make_recovery(
+    settings: Settings,
+    reading: Reading,
+    found: ResolvedCommit,
+    until: ResolvedCommit | None,
+    request: RestoreRequest,
+    *,
+    kind: str = "restore",
+) -> RestoreOutcome:
+    """Make a recovery of a commit that is resolved already; see `restore` for the errors."""
     label = request.tables[0] if request.tables else "tables"
     with new_recovery(settings.state, label=label, now_us=reading.now_us) as new:
         sidecar = request.destination or new.folder / "sidecar.db"
         began = time.monotonic()
         restored = _write_sidecar(reading, found, request, sidecar)
-        seconds = round(time.monotonic() - began, 3)
-        recovery = _describe(settings, reading, found, request, new, sidecar, restored, seconds)
+        recovery = Recovery(
+            id=new.id,
+            engine=reading.identity.engine,
+            source=str(reading.live) if reading.live else None,
+            archive=settings.needed_archive(),
+            created_us=reading.now_us,
+            target=request.target,
+            resolved=found.target,
+            sidecar=str(sidecar.absolute()),
+            tables=tuple(RecoveredTable(table.table, table.rows) for table in restored),
+            where=request.where,
+            seconds=round(time.monotonic() - began, 3),
+            bytes_read=reading.pages.bytes_read,
+            kind=kind,
+            until=until.target if until else None,
+        )
         new.finish(recovery)
     outcomes = tuple(_outcome(reading, request, sidecar, table) for table in restored)
     return RestoreOutcome(recovery, outcomes)
@@ -78,41 +119,21 @@ def _write_sidecar(
     reading: Reading, found: ResolvedCommit, request: RestoreRequest, sidecar: Path
 ) -> list[RestoredTable]:
     with open_past(reading.pages.at(found.record.number)) as past:
-        return restore_tables(past, request.tables, sidecar, where=request.where)
-
-
-def _describe(
-    settings: Settings,
-    reading: Reading,
-    found: ResolvedCommit,
-    request: RestoreRequest,
-    new: NewRecovery,
-    sidecar: Path,
-    restored: list[RestoredTable],
-    seconds: float,
-) -> Recovery:
-    return Recovery(
-        id=new.id,
-        engine=reading.identity.engine,
-        source=str(reading.live) if reading.live else None,
-        archive=settings.needed_archive(),
-        created_us=reading.now_us,
-        target=request.target,
-        resolved=found.target,
-        sidecar=str(sidecar.absolute()),
-        tables=tuple(RecoveredTable(table.table, table.rows) for table in restored),
-        where=request.where,
-        seconds=seconds,
-        bytes_read=reading.pages.bytes_read,
-    )
+        return restore_tables(
+            past,
+            request.tables,
+            sidecar,
+            where=request.where,
+            explain_absence=partial(explain_absence, reading.pages, found.record.number),
+        )
 
 
 def _outcome(
     reading: Reading, request: RestoreRequest, sidecar: Path, table: RestoredTable
 ) -> TableOutcome:
-    found = Comparison(None, None, None, ())
+    found = Comparison()
     if request.compare and reading.live is not None:
-        found = compare_with_live(reading.live, sidecar, table.table, where=request.where)
+        found = _compare(reading, reading.live, sidecar, table.table, request.where)
     return TableOutcome(
         table.table,
         table.rows,
@@ -121,3 +142,14 @@ def _outcome(
         found.extra_in_live,
         (*table.warnings, *found.warnings),
     )
+
+
+def _compare(
+    reading: Reading, live: Path, sidecar: Path, table: str, where: str | None
+) -> Comparison:
+    found = compare_with_live(live, sidecar, table, where=where)
+    if found.missing_in_live is not None or not reading.is_current():
+        return found
+    # Live could not be read without getting in the way of its writers; the archive is the same.
+    with open_past(reading.pages.at(reading.pages.last_commit().number)) as newest:
+        return compare_with_past(newest, sidecar, table, where=where)

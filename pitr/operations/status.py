@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from pitr.archive.archive import Mark, read_marks
 from pitr.archive.lease import is_live
 from pitr.config import Settings
+from pitr.errors import SourceUnusable
 from pitr.operations.reading import Reading, open_reading
+from pitr.sqlite.live import Standing, last_written_us, standing
 from pitr.sqlite.segment import CommitKind, CommitRecord
 from pitr.sqlite.target import Window
 from pitr.vocabulary.position import CommitNumber
 
 _GAP_KINDS = (CommitKind.GAP, CommitKind.FORK)
+# A lease is renewed once a minute; later, its capture hangs or its store fails.
+_RENEWED_US_MAX = 90_000_000
+# How long a store may take for what was just captured.
+_STORING_US = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +66,12 @@ def status(settings: Settings) -> Status:
     reading = open_reading(settings)
     pages, lease = reading.pages, reading.lease
     catalog = pages.catalog
-    special = [r for r in pages.commits() if r.kind is not CommitKind.COMMIT]
+    special = pages.special_commits()
     live = lease is not None and is_live(lease, at_us=reading.now_us)
     return Status(
         window=reading.window(),
         commits=(catalog.first_commit, catalog.last_commit) if catalog.tiles else None,
-        lag_us=_lag_us(reading),
+        lag_us=_lag_us(settings, reading, capturing=live),
         capturing=live,
         holder=str(lease.holder) if lease and live else None,
         gaps=_gaps(reading, special),
@@ -76,16 +83,44 @@ def status(settings: Settings) -> Status:
     )
 
 
-def _lag_us(reading: Reading) -> int:
-    """Return the age of the oldest commit that may not be archived yet, 0 when there is none.
+def _lag_us(settings: Settings, reading: Reading, *, capturing: bool) -> int:
+    """Return the age of the oldest commit that is not archived, 0 when there is none.
 
-    When the source cannot be asked, or has moved on, that is the time since the archive was last
-    proven current.
+    As well as can be known. Nothing in a database tells when a commit was made, so what was not
+    captured counts from the moment up to which the archive is proven current. A source that
+    cannot be asked has no commits but those that its capture has spooled.
     """
-    if not reading.pages.catalog.tiles or reading.live is None:
-        return 0
-    until = max(reading.current_until_us(), reading.pages.last_commit().time_end_us)
-    return max(0, reading.now_us - until)
+    lease, now = reading.lease, reading.now_us
+    until_us = reading.identity.created_us
+    if reading.pages.catalog.tiles:
+        proven_us = lease.current_until_us if lease else 0
+        until_us = max(proven_us, reading.pages.last_commit().time_end_us)
+    spooled = lease is not None and lease.spooled_bytes > 0
+    if reading.live is None:
+        return max(0, now - until_us) if spooled else 0
+    # A capture that works notes how far it has come once in a while only, but has everything that
+    # is older than its own intervals.
+    works = capturing and lease is not None and now - lease.renewed_us < _RENEWED_US_MAX
+    if works and not spooled:
+        until_us = max(until_us, now - settings.poll_us - settings.flush_us - _STORING_US)
+    elif lease is not None and lease.released:
+        until_us = max(until_us, lease.renewed_us)
+    return max(0, now - until_us) if _is_ahead(reading, reading.live, until_us) else 0
+
+
+def _is_ahead(reading: Reading, live: Path, until_us: int) -> bool:
+    """Return whether the source has commits that the archive lacks.
+
+    Where SQLite's own files do not tell, the times of the files do.
+    """
+    try:
+        if reading.pages.catalog.tiles:
+            stands = standing(live, reading.pages.last_commit())
+            if stands is not Standing.UNKNOWN:
+                return stands is Standing.AHEAD
+        return live.stat().st_size > 0 and last_written_us(live) > until_us
+    except (OSError, SourceUnusable):
+        return False
 
 
 def _gaps(reading: Reading, special: list[CommitRecord]) -> tuple[Gap, ...]:
@@ -108,17 +143,9 @@ def _gaps(reading: Reading, special: list[CommitRecord]) -> tuple[Gap, ...]:
 
 
 def _bases(reading: Reading, special: list[CommitRecord]) -> tuple[Base, ...]:
-    catalog = reading.pages.catalog
-    bases = {}
-    for record in special:
-        tile = catalog.tile_of(record.number)
-        if record.kind is CommitKind.BASE and tile:
-            bases[record.number] = Base(
-                str(CommitNumber(record.number)), record.time_end_us, tile.size
-            )
-    for item in catalog.maps:
-        if item.commit not in bases and catalog.tile_of(item.commit):
-            record = reading.pages.record_of(item.commit)
-            position = str(CommitNumber(item.commit))
-            bases[item.commit] = Base(position, record.time_end_us, item.size)
-    return tuple(bases[number] for number in sorted(bases))
+    sizes = {tile.last: tile.size for tile in reading.pages.catalog.special}
+    return tuple(
+        Base(str(CommitNumber(record.number)), record.time_end_us, sizes[record.number])
+        for record in special
+        if record.kind is CommitKind.BASE
+    )

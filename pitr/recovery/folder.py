@@ -47,7 +47,9 @@ class Recovery:
 
     `source` is None when only the archive was known. `target` is the text as the user typed it,
     `sidecar` an absolute path, inside the folder or where --to put it. `seconds` is the time to
-    the usable sidecar, `bytes_read` what was read from the archive for it.
+    the usable sidecar, `bytes_read` what was read from the archive for it. `until` is the state
+    just after the damage, where it is known; `kind` is "restore", or "revert" where before and
+    after are the two sides of one transaction.
     """
 
     id: str
@@ -62,6 +64,9 @@ class Recovery:
     where: str | None
     seconds: float
     bytes_read: int
+    # What came later has a default: recoveries made before it stay readable.
+    kind: str = "restore"
+    until: ResolvedTarget | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from pathlib import Path
 
 from pitr.archive.lease import Lease, acquire, read_newest_lease
@@ -22,8 +23,8 @@ from pitr.sqlite.segment import CommitKind
 from pitr.sqlite.session import CaptureOptions, Session, SpoolFull, Stopped
 from pitr.sqlite.source import Source
 
-_RETRY_SECONDS = 1.0
-_RETRY_SECONDS_MAX = 30.0
+_SHORT_SECONDS = 10.0
+_PAUSE_SECONDS_MAX = 30.0
 _ATTEMPTS_ONCE = 3
 
 
@@ -57,18 +58,22 @@ class Capture:
         StoreUnusable when capture cannot even begin.
         """
         kind: CommitKind | None = CommitKind.GAP
-        pause_seconds = _RETRY_SECONDS
+        pause_seconds = self._options.poll_seconds
         try:
             while kind is not None and not stop.is_set():
+                began = time.monotonic()
                 try:
                     kind = self._session(kind, stop, once=False)
-                    pause_seconds = _RETRY_SECONDS
                 except StoreUnusable as error:
                     if self._lease is None:
                         raise
                     self._tell(Level.ERROR, error.message, error.detail)
+                # Whatever ends one session after the other at once must not keep a core busy.
+                is_short = time.monotonic() - began < _SHORT_SECONDS
+                pause_seconds = 2 * pause_seconds if is_short else self._options.poll_seconds
+                pause_seconds = min(pause_seconds, _PAUSE_SECONDS_MAX)
+                if kind is not None:
                     stop.wait(pause_seconds * random.uniform(0.5, 1.0))
-                    pause_seconds = min(2 * pause_seconds, _RETRY_SECONDS_MAX)
         finally:
             self._release()
 
@@ -117,11 +122,12 @@ class Capture:
         *,
         once: bool,
     ) -> CommitKind | None:
-        header = self._await_header(source, stop, once=once)
-        if header is None:
-            return None
-        session = self._begin(source, header, outbox)
+        session: Session | None = None
         try:
+            header = self._await_header(source, stop, once=once)
+            if header is None:
+                return None
+            session = self._begin(source, header, outbox)
             session.catch_up(kind, stop)
             if not once:
                 session.follow(stop)
@@ -129,7 +135,8 @@ class Capture:
             session.finish()
         except Discontinuity as found:
             source.close()
-            session.abandon()
+            if session is not None:
+                session.abandon()
             self._tell(Level.WARNING, "capture begins anew", f"{found.reason}.")
             return CommitKind.COMMIT if found.is_coarse else CommitKind.GAP
         except SpoolFull:
@@ -145,14 +152,19 @@ class Capture:
             return None
         # The connections are closed last: while they are open nobody removes the WAL.
         outbox.close()
-        if once and outbox.spooled_bytes:
-            raise StoreUnusable(
-                f"the store at {self._store.location} did not take everything",
-                detail=f"{outbox.spooled_bytes} bytes wait in the spool: {outbox.last_error}",
-                hint="Run the command again when the store can be reached.",
-            )
+        outbox.check()
+        if outbox.spooled_bytes:
+            self._tell_unstored(outbox, once=once)
         self._release()
         return None
+
+    def _tell_unstored(self, outbox: Outbox, *, once: bool) -> None:
+        message = f"the store at {self._store.location} did not take everything"
+        detail = f"{outbox.spooled_bytes} bytes wait in the spool. {outbox.last_error}"
+        if once:
+            hint = "Run the command again when the store can be reached."
+            raise StoreUnusable(message, detail=detail, hint=hint)
+        self._tell(Level.WARNING, message, f"{detail} The next capture delivers them first.")
 
     def _await_header(
         self, source: Source, stop: threading.Event, *, once: bool
@@ -162,6 +174,8 @@ class Capture:
         if header is None:
             self._tell(Level.INFO, "the database file is empty; nothing is there to capture yet")
         while header is None and not once and not stop.wait(self._options.poll_seconds):
+            if source.is_replaced():
+                raise Discontinuity("another file lies under the name of the database")
             header = source.header()
         return header
 

@@ -18,9 +18,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pitr.archive.store import ObjectInfo
+from pitr.sqlite.segment import Note
 
 _SEGMENT = re.compile(
-    r"log/(\d{16})-(\d{16})\.(\d{4,})(\+?)\.(\d{8})\.([0-9a-f]{8})-([0-9a-f]{8})(\.coarse)?"
+    r"log/(\d{16})-(\d{16})\.(\d{4,})(\+?)\.(\d{8})\.([0-9a-f]{8})-([0-9a-f]{8})"
+    r"(?:\.(coarse|base|gap|fork))?"
 )
 _MAP = re.compile(r"map/(\d{16})\.[0-9a-f]{8}")
 
@@ -30,7 +32,7 @@ class SegmentObject:
     """One object of the log: a whole commit segment, or a part of one large commit.
 
     `before` and `after` are the beginnings of the chain before and after it, in hexadecimal.
-    `coarse` says that compaction has folded what could be folded.
+    Of parts, all have the same `note`.
     """
 
     key: str
@@ -43,7 +45,7 @@ class SegmentObject:
     lease: int
     before: str
     after: str
-    coarse: bool
+    note: Note
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +78,9 @@ class Tile:
         return max(item.modified_us for item in self.objects)
 
     @property
-    def coarse(self) -> bool:
-        """Return whether compaction has folded what could be folded."""
-        return self.objects[-1].coarse
+    def note(self) -> Note:
+        """Return what its name says of its commits."""
+        return self.objects[-1].note
 
     @property
     def begins_at(self) -> tuple[int, str]:
@@ -134,6 +136,11 @@ class Catalog:
         maps.sort(key=lambda item: item.commit)
         return cls(tuple(tiles), tuple(holes), tuple(maps), superseded, size)
 
+    @property
+    def special(self) -> list[Tile]:
+        """Return the tiles of the bases, gaps and forks of the line, ascending."""
+        return [tile for tile in self.tiles if tile.note.is_special]
+
     def tile_of(self, number: int) -> Tile | None:
         """Return the tile that covers a commit."""
         at = bisect_left(self.tiles, number, key=lambda tile: tile.last)
@@ -154,7 +161,7 @@ def _segment_object(info: ObjectInfo, match: re.Match[str]) -> list[SegmentObjec
     return [
         SegmentObject(
             info.key, info.size, info.modified_us,
-            first, last, part, bool(match[4]), lease, match[6], match[7], bool(match[8]),
+            first, last, part, bool(match[4]), lease, match[6], match[7], Note(match[8] or ""),
         )
     ]  # fmt: skip
 
@@ -208,7 +215,7 @@ def _best_links(tiles: list[Tile]) -> dict[tuple[int, str], Tile]:
     ranks: dict[tuple[int, str], tuple[int, int, bool]] = {}
     for tile in sorted(tiles, key=lambda tile: tile.last):
         reach = ranks[tile.begins_at][0] if tile.begins_at in ranks else tile.first
-        rank = (reach, tile.first, not tile.coarse)
+        rank = (reach, tile.first, tile.note is not Note.COARSE)
         if tile.ends_at not in ranks or rank < ranks[tile.ends_at]:
             ranks[tile.ends_at], links[tile.ends_at] = rank, tile
     return links

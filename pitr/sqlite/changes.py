@@ -22,6 +22,8 @@ from pitr.sqlite.tree import Forest, PageDelta
 from pitr.sqlite.watch import Scope, Subject, Watch
 from pitr.vocabulary.change import TableChange
 
+_PAGES_PER_INTERIOR_PAGE = 128
+
 
 @dataclass(frozen=True, slots=True)
 class TableDelta:
@@ -60,6 +62,7 @@ class Stepper:
         self._forest = Forest()
         self._owners = OverflowOwners(self._forest)
         self._knows_all_trees = False
+        self._loose_pages_read = 0
         if here.page_count:
             for root in {SCHEMA_ROOT, *roots}:
                 self._forest.plant(root, here)
@@ -90,8 +93,8 @@ class Stepper:
             step.settle_rows(renumbered=layout.renumbered)
         if earlier is not self.schema:
             self._stand(earlier)
-        subjects = scope.affected(step.diffs, all_of_them=layout.vacuumed)
-        deltas = [_table_delta(s, step, vacuumed=layout.vacuumed) for s in subjects]
+        affected = scope.affected(step.diffs, all_of_them=layout.vacuumed)
+        deltas = [_table_delta(s, step, vacuumed=layout.vacuumed) for s in affected]
         return [delta for delta in deltas if delta.is_listed]
 
     def _earlier_schema(self, here: Snapshot, there: Snapshot, changed: frozenset[int]) -> Schema:
@@ -151,15 +154,32 @@ class Stepper:
         here, there = step.here, step.there
         if not _share_pages(here, there):
             return set()
-        loose = [page for page in step.changed if not self._forest.root_of(page)]
+        loose = self._loose(step.changed)
+        if self._loose_pages_read > here.page_count // _PAGES_PER_INTERIOR_PAGE:
+            # By now, to look at pages of other tables has cost as much as to know their trees.
+            self._watch_all_trees(here)
+            loose = self._loose(step.changed)
+        self._loose_pages_read += len(loose)
         found = overflow_candidates(loose, step.changed, there, here)
-        if found and not here.header.auto_vacuum and not self._knows_all_trees:
+        if found and not here.header.auto_vacuum:
             # Mostly such a page went from one chain to another. To see that, all trees have to
             # be watched; it saves reading every leaf in search of its owner.
+            self._watch_all_trees(here)
+        return found
+
+    def _loose(self, page_numbers: Iterable[int]) -> list[int]:
+        return [page for page in page_numbers if not self._forest.root_of(page)]
+
+    def _watch_all_trees(self, here: Snapshot) -> None:
+        if not self._knows_all_trees:
             for root in self.schema.roots - set(self._forest.roots):
                 self._forest.plant(root, here)
             self._knows_all_trees = True
-        return found
+
+    def may_read(self, page_number: int) -> bool:
+        """Return whether a step that changes this page will look at it, as far as known now."""
+        root = self._forest.root_of(page_number)
+        return not root or root == SCHEMA_ROOT or root in self._standing.by_later_root
 
     def _suspect_rows(self, step: _Step, candidates: set[int]) -> None:
         """Add the rows of which a commit may have changed nothing but overflow pages."""

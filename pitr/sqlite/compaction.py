@@ -23,7 +23,14 @@ from pitr.archive.object import ObjectReader
 from pitr.archive.store import ObjectExists, Store
 from pitr.sqlite import segment
 from pitr.sqlite.catalog import Catalog, MapObject, SegmentObject, Tile
-from pitr.sqlite.segment import CommitKind, CommitRecord, SegmentIndex, SegmentWriter, page_digest
+from pitr.sqlite.segment import (
+    CommitKind,
+    CommitRecord,
+    Note,
+    SegmentIndex,
+    SegmentWriter,
+    page_digest,
+)
 from pitr.sqlite.verify import check_chain, checked_segment
 
 FINE_WINDOW_US = 7 * 86_400_000_000
@@ -123,7 +130,7 @@ def _coarse_until(store: Store, catalog: Catalog, time_us: int) -> int:
     """
     until = 0
     for tile in catalog.tiles:
-        if tile.coarse or len(tile.objects) > 1:
+        if tile.note is Note.COARSE or not _may_merge(tile):
             continue
         item = tile.objects[0]
         index = SegmentIndex(ObjectReader(store, item.key, item.size, segment.KIND))
@@ -140,7 +147,8 @@ def plan(catalog: Catalog, *, coarse_until: int, keep: Collection[int] = ()) -> 
     """Return the merges that are worth doing. Pure; each leaves the others possible.
 
     Tiles that end at or before the commit `coarse_until` are folded. Page maps keep their commits
-    addressable, as `keep` does. Large commits in parts are left as they are.
+    addressable, as `keep` does. Large commits in parts are left as they are, and so are bases, gaps
+    and forks: they are to be found by their names.
     """
     kept = {*keep, *(item.commit for item in catalog.maps)}
     merges: list[Merge] = []
@@ -149,7 +157,8 @@ def plan(catalog: Catalog, *, coarse_until: int, keep: Collection[int] = ()) -> 
         for run_ in runs:
             first, last = run_[0].first, run_[-1].last
             inside = frozenset(number for number in kept if first <= number <= last)
-            merges.append(Merge(tuple(run_), due or run_[0].coarse, inside))
+            is_coarse = due or run_[0].note is Note.COARSE
+            merges.append(Merge(tuple(run_), is_coarse, inside))
     return merges
 
 
@@ -157,24 +166,28 @@ def _adjacent(tiles: Sequence[Tile], coarse_until: int) -> Iterator[tuple[bool, 
     """Yield runs of tiles that can be merged with each other, and whether they are to be folded."""
     run_: list[Tile] = []
     for tile in tiles:
-        single = len(tile.objects) == 1
+        may_merge = _may_merge(tile)
         joins = run_ and run_[-1].ends_at == tile.begins_at
         alike = run_ and _state(run_[-1], coarse_until) == _state(tile, coarse_until)
-        if run_ and not (single and joins and alike):
+        if run_ and not (may_merge and joins and alike):
             yield _is_due(run_[0], coarse_until), run_
             run_ = []
-        if single:
+        if may_merge:
             run_.append(tile)
     if run_:
         yield _is_due(run_[0], coarse_until), run_
 
 
+def _may_merge(tile: Tile) -> bool:
+    return len(tile.objects) == 1 and not tile.note.is_special
+
+
 def _is_due(tile: Tile, coarse_until: int) -> bool:
-    return not tile.coarse and tile.last <= coarse_until
+    return tile.note is not Note.COARSE and tile.last <= coarse_until
 
 
 def _state(tile: Tile, coarse_until: int) -> tuple[bool, bool]:
-    return tile.coarse, _is_due(tile, coarse_until)
+    return tile.note is Note.COARSE, _is_due(tile, coarse_until)
 
 
 def _small_runs(tiles: list[Tile]) -> Iterator[list[Tile]]:
@@ -237,10 +250,7 @@ def run(store: Store, merge: Merge) -> int:
             store.put_new(key, data)
             written += len(data)
 
-    inputs = [_read(store, tile) for tile in merge.tiles]
-    # Only VACUUM changes the page size, and a segment has one.
-    for page_size, group in groupby(inputs, key=lambda item: item.index.page_size):
-        _write(emit, list(group), merge, page_size)
+    _write(emit, [_read(store, tile) for tile in merge.tiles], merge)
     return written
 
 
@@ -252,16 +262,15 @@ def _read(store: Store, tile: Tile) -> _Input:
     return _Input(index, memoryview(data))
 
 
-def _write(
-    emit: Callable[[str, bytes], None], inputs: list[_Input], merge: Merge, page_size: int
-) -> None:
+def _write(emit: Callable[[str, bytes], None], inputs: list[_Input], merge: Merge) -> None:
+    page_size = inputs[0].index.page_size  # of all: another one begins with a base
     writer = SegmentWriter(
         emit,
         page_size=page_size,
         lease=inputs[-1].index.lease,
         chain=inputs[0].index.chain_before,
         bytes_max=sys.maxsize,  # what goes in decides what comes out
-        coarse=merge.coarse,
+        note=Note.COARSE if merge.coarse else Note.NONE,
     )
     records = [
         (record, item, ordinal)
@@ -277,19 +286,10 @@ def groups(records: Sequence[CommitRecord], merge: Merge) -> list[tuple[int, int
     """Return the half-open ranges of records that become one; each alone unless folding."""
     cuts = [0]
     for at, (before, after) in enumerate(pairwise(records), start=1):
-        if not merge.coarse or before.number in merge.keep or not _may_fold(before, after):
+        same_hour = before.time_end_us // COARSE_US == after.time_end_us // COARSE_US
+        if not merge.coarse or before.number in merge.keep or not same_hour:
             cuts.append(at)
     return list(pairwise([*cuts, len(records)]))
-
-
-def _may_fold(before: CommitRecord, after: CommitRecord) -> bool:
-    """Say whether a record may be folded into the next: never over a break, nor out of its hour."""
-    plain = {CommitKind.COMMIT, CommitKind.MERGED}
-    return (
-        before.kind in plain
-        and after.kind in plain
-        and before.time_end_us // COARSE_US == after.time_end_us // COARSE_US
-    )
 
 
 def _write_group(

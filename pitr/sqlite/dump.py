@@ -59,7 +59,7 @@ def _segment(index: SegmentIndex) -> Iterator[str]:
     if index.part or index.continued:
         yield f"part         {index.part}{', more follow' if index.continued else ', the last'}"
     yield f"page size    {index.page_size}"
-    yield f"lease        {index.lease}{', coarse' if index.coarse else ''}"
+    yield f"lease        {index.lease}{', ' if index.note else ''}{index.note}"
     yield f"chain before {index.chain_before.hex()}"
     yield f"chain after  {index.chain_after.hex()}"
     for ordinal in range(len(index.records) or 1):

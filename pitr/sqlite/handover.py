@@ -34,12 +34,17 @@ from pitr.sqlite.wal_reader import Run, WalReader
 
 # From this size on the WAL is to be restarted, by force if no quiet moment comes.
 RESET_FRAMES = 4000
-# In a quiet moment a restart costs no writer anything: at the size at which SQLite's own
-# automatic checkpoint would have allowed it, had nobody been reading.
+# Beyond this the WAL endangers production's disk: capture gives up single commits for a moment, and
+# lets writers wait for longer, so that it restarts. Takes writers that are faster than capture.
+WAL_BYTES_MAX = 1 << 30
+_FOLDED_BYTES_MIN = 64 << 20
+# In a quiet moment a restart costs no writer anything: soon at the size at which SQLite's own
+# automatic checkpoint would have allowed it, had nobody been reading; after a while at any size.
 _QUIET_RESET_FRAMES = 1000
 _QUIET_SECONDS = 1.0
+_REST_SECONDS = 10.0
 # So many unread frames are read within the moment for which the write lock may be held.
-_NEAR_FRAMES = 4000
+_NEAR_BYTES = 16 << 20
 # What may be read into memory at once, to be handed on when the WAL is free.
 _TAKEN_BYTES_MAX = 256 << 20
 
@@ -61,11 +66,17 @@ class WalFollower:
         page_size: int,
         *,
         reset_frames: int = RESET_FRAMES,
+        wal_bytes_max: int = WAL_BYTES_MAX,
     ) -> None:
-        """Connect and begin the first read transaction."""
+        """Connect and begin the first read transaction.
+
+        From `reset_frames` on the WAL is made to restart; beyond `wal_bytes_max` at any price but
+        a wrong state.
+        """
         self._source = source
         self._clock = clock
         self._reset_frames = reset_frames
+        self._wal_bytes_max = wal_bytes_max
         self._held = ReadTransaction(source)
         self._spare = ReadTransaction(source)
         self._quiet: bytes | None = None
@@ -114,7 +125,7 @@ class WalFollower:
         frames: dict[int, int] = {}
         if index.max_frame:
             self._reader.go_to(index.backfilled)
-            frames = self._reader.newest_frames(index.max_frame)
+            frames, _ = self._reader.newest_frames(index.max_frame)
             self._check_end(index)
         interval = self._clock.interval(self._held_us)
         # An index that was made over an empty WAL knows no sizes.
@@ -156,14 +167,28 @@ class WalFollower:
             self._quiet_since = time.monotonic()
 
     def _use_quiet(self, sink: Sink, *, may_let_go: bool) -> None:
-        """Let the WAL restart when it is long, nobody writes, and so nobody is in the way."""
-        if self._has_landed or not may_let_go or self._seen.max_frame < _QUIET_RESET_FRAMES:
+        """Let the WAL restart when nobody writes, and so nobody is in the way."""
+        if self._has_landed or not may_let_go:
             return
-        if time.monotonic() - self._quiet_since >= _QUIET_SECONDS:
+        quiet_seconds = time.monotonic() - self._quiet_since
+        is_long = self._seen.max_frame >= _QUIET_RESET_FRAMES
+        if quiet_seconds >= (_QUIET_SECONDS if is_long else _REST_SECONDS):
             self._quiet = None
             self._checkpoint()
             self._swap(self._to(sink))
             self._settle()
+
+    @property
+    def can_be_awaited(self) -> bool:
+        """Return whether anybody could be made to wait: not on read lock 0."""
+        return not self._has_landed
+
+    def is_awaited(self) -> bool:
+        """Return whether a checkpoint, and with it every writer, may be waiting for this reader.
+
+        Costs two system calls; asked more often than the source is polled.
+        """
+        return self.can_be_awaited and self._source.is_checkpointer_waiting()
 
     def _swap(self, take: Take) -> None:
         """Begin the other read transaction, take up to the newest commit, end the first one."""
@@ -207,10 +232,29 @@ class WalFollower:
             sink(SeenCommit(interval, page_count, pages, mark))
 
     def _to(self, sink: Sink) -> Take:
-        """Return the way of taking that hands each commit to `sink` at once."""
-        return lambda index, interval: self._hand_on(
-            self._reader.runs(index.max_frame), interval, sink
-        )
+        """Return the way of taking that hands on commit by commit."""
+
+        def take(index: WalIndex, interval: Interval) -> None:
+            if self._is_huge(index) and self._unread_bytes(index) > _FOLDED_BYTES_MIN:
+                self._fold(index, interval, sink)
+            else:
+                self._hand_on(self._reader.runs(index.max_frame), interval, sink)
+
+        return take
+
+    def _fold(self, index: WalIndex, interval: Interval, sink: Sink) -> None:
+        """Hand on all that is unread as one state, each page once: several times as fast."""
+        newest, commits = self._reader.newest_frames(index.max_frame)
+        pages = ((number, self._reader.image(newest[number])) for number in sorted(newest))
+        mark = self._reader.mark
+        sink(SeenCommit(interval, index.page_count, pages, mark, commits=commits))
+
+    def _is_huge(self, index: WalIndex) -> bool:
+        return index.max_frame * (FRAME_HEADER_BYTES + self.page_size) > self._wal_bytes_max
+
+    def _unread_bytes(self, index: WalIndex) -> int:
+        frames = index.max_frame - self._reader.mark.frame
+        return frames * (FRAME_HEADER_BYTES + self.page_size)
 
     def _change_generation(self, index: WalIndex) -> None:
         self._reader.begin_generation()
@@ -246,9 +290,9 @@ class WalFollower:
         taken: list[tuple[Run, Interval]] = []
         into = partial(self._take, taken)
         try:
-            self._checkpoint()
+            is_free = self._checkpoint()
             self._swap(into)
-            if not self._has_landed and self._is_near():
+            if is_free and not self._has_landed and self._is_near():
                 self._land_under_lock(into)
         finally:
             for run, interval in taken:
@@ -276,34 +320,36 @@ class WalFollower:
         index = self._source.index()
         if index is None or index.salts != self._reader.salts:
             return False
-        frame_bytes = FRAME_HEADER_BYTES + self.page_size
-        return (index.max_frame - self._reader.mark.frame) * frame_bytes < _TAKEN_BYTES_MAX // 2
+        return self._unread_bytes(index) < _TAKEN_BYTES_MAX // 2
 
     def _is_near(self) -> bool:
         """Return whether so little is left to be read that writers may wait for it."""
         index = self._source.index()
         if index is None or index.salts != self._reader.salts:
             return False
-        return index.max_frame - self._reader.mark.frame <= _NEAR_FRAMES
+        unread = self._unread_bytes(index)
+        return unread <= (_TAKEN_BYTES_MAX // 2 if self._is_huge(index) else _NEAR_BYTES)
 
-    def _checkpoint(self) -> None:
+    def _checkpoint(self) -> bool:
         """Copy back what can be copied without waiting for a reader or a writer.
 
         Somebody else may be at it, above all the application itself after each of its commits:
-        then wait for that one, since only a checkpoint begun after it copies everything.
+        only a checkpoint begun after that one copies everything. Returns False when the other
+        one has not ended within a moment.
         """
-        end = time.monotonic() + _CHECKPOINT_SECONDS
-        while True:
+        patience = 10 if self._is_huge(self._seen) else 1
+        end = time.monotonic() + patience * _CHECKPOINT_SECONDS
+        while time.monotonic() < end:
             try:
                 attempt(
                     self._source.path,
                     lambda: self._checkpointer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE),
                 )
-                return
             except (apsw.BusyError, apsw.LockedError):
-                if time.monotonic() > end:
-                    return
-            time.sleep(_CHECKPOINT_PAUSE_SECONDS)
+                time.sleep(_CHECKPOINT_PAUSE_SECONDS)
+            else:
+                return True
+        return False
 
     def finish(self) -> None:
         """Leave the database file complete when nobody else has it open, as SQLite itself would.

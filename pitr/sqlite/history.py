@@ -12,17 +12,27 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import wraps
+from itertools import islice
 from typing import Concatenate, ParamSpec, TypeVar
 
 from pitr.archive.object import ObjectReader
 from pitr.archive.store import Store
 from pitr.errors import ArchiveGap, ArchiveLacks, CorruptObject, ObjectMissing, OutsideWindow
 from pitr.sqlite import pagemap, segment
-from pitr.sqlite.catalog import Catalog, SegmentObject, Tile
-from pitr.sqlite.images import ImageReader, Place, each
+from pitr.sqlite.catalog import Catalog, MapObject, SegmentObject, Tile
+from pitr.sqlite.images import AHEAD_BYTES_MAX, ImageReader, Place, each
 from pitr.sqlite.pagemap import CurrentPages, PageMap
 from pitr.sqlite.segment import CommitKind, CommitRecord, SegmentIndex
+
+# Reading ahead begins after so many steps from page to page: neighbours that nobody wants cost more
+# than they save where a page is cheap to have.
+_STEPS_LOCAL = 4
+_STEPS_REMOTE = 1
+_NEAR_PAGES = 4  # a step may pass over pages that belong to something else
+_AHEAD_PAGES_MIN = 16
+_AHEAD_BYTES = 4 << 20
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -52,14 +62,17 @@ class PageArchive:
         self._store = store
         self._index_bytes_read = 0
         self._indexes: dict[str, SegmentIndex] = {}
+        self._maps: dict[str, PageMap] = {}
         self._distrusted: set[str] = set()
+        self._run: _Run | None = None
         self.images = ImageReader(store, self._relocate)
         self.refresh()
 
     @property
     def bytes_read(self) -> int:
         """Return the bytes fetched from the store so far, listings not counted."""
-        return self._index_bytes_read + self.images.bytes_read
+        map_bytes_read = sum(found.bytes_read for found in self._maps.values())
+        return self._index_bytes_read + map_bytes_read + self.images.bytes_read
 
     def refresh(self) -> None:
         """List the archive again, to see what capture and compaction did meanwhile."""
@@ -81,7 +94,7 @@ class PageArchive:
     @_relisting
     def page_size(self) -> int:
         """Return the page size of the newest commit."""
-        return self._tile_indexes(self._last_tile())[-1].page_size
+        return self._last_index(self._last_tile()).page_size
 
     def _last_tile(self) -> Tile:
         if not self.catalog.tiles:
@@ -95,7 +108,7 @@ class PageArchive:
     @_relisting
     def last_commit(self) -> CommitRecord:
         """Return the newest commit. Raises OutsideWindow when nothing is archived yet."""
-        return self._tile_indexes(self._last_tile())[-1].records[-1]
+        return self._last_index(self._last_tile()).records[-1]
 
     @_relisting
     def commits(self, begin: int | None = None, end: int | None = None) -> list[CommitRecord]:
@@ -116,6 +129,13 @@ class PageArchive:
         ]
 
     @_relisting
+    def special_commits(self) -> list[CommitRecord]:
+        """Return the records of all bases, gaps and forks, ascending; reads only their indexes."""
+        tiles = self.catalog.special
+        self._load_indexes([tile.objects[-1] for tile in tiles])
+        return [self._last_index(tile).records[-1] for tile in tiles]
+
+    @_relisting
     def record_of(self, number: int) -> CommitRecord:
         """Return the record that covers a commit number.
 
@@ -124,7 +144,7 @@ class PageArchive:
         tile = self.catalog.tile_of(number)
         if tile is None:
             raise self._not_held(number)
-        index = self._tile_indexes(tile)[-1]
+        index = self._last_index(tile)
         return index.records[index.ordinal_of(number)]
 
     @_relisting
@@ -135,13 +155,13 @@ class PageArchive:
         low, high = 0, len(tiles)  # tiles[:low] begin at or before the time
         while low < high:
             middle = (low + high) // 2
-            if self._tile_indexes(tiles[middle])[-1].records[0].time_end_us <= time_us:
+            if self._last_index(tiles[middle]).records[0].time_end_us <= time_us:
                 low = middle + 1
             else:
                 high = middle
         if low == 0:
             return None
-        records = self._tile_indexes(tiles[low - 1])[-1].records
+        records = self._last_index(tiles[low - 1]).records
         at = bisect_right(records, time_us, key=lambda record: record.time_end_us)
         return records[at - 1]
 
@@ -190,6 +210,14 @@ class PageArchive:
         self._load_indexes(tile.objects)
         return [self._indexes[item.key] for item in tile.objects]
 
+    def _index(self, item: SegmentObject) -> SegmentIndex:
+        self._load_indexes([item])
+        return self._indexes[item.key]
+
+    def _last_index(self, tile: Tile) -> SegmentIndex:
+        """Return the index that has the records; of a large commit, that of the last part."""
+        return self._index(tile.objects[-1])
+
     def _nearest_map(self, number: int) -> PageMap | None:
         """Return the newest page map at or before a commit that agrees with the log's chain."""
         for item in reversed(self.catalog.maps):
@@ -198,14 +226,18 @@ class PageArchive:
             if item.key in self._distrusted:
                 continue
             try:
-                reader = ObjectReader(self._store, item.key, item.size, pagemap.KIND)
-                found = PageMap(reader)
+                found = self._map(item)
             except (CorruptObject, ObjectMissing):
                 continue  # a map can be done without: an older one, or the log itself, will do
-            self._index_bytes_read += reader.bytes_read
             if self._chain_at(item.commit) == found.chain:
                 return found
         return None
+
+    def _map(self, item: MapObject) -> PageMap:
+        if item.key not in self._maps:
+            reader = ObjectReader(self._store, item.key, item.size, pagemap.KIND)
+            self._maps[item.key] = PageMap(reader)
+        return self._maps[item.key]
 
     def distrust(self, map_key: str) -> None:
         """Use a page map no more: it turned out to be gone or damaged."""
@@ -215,7 +247,7 @@ class PageArchive:
         tile = self.catalog.tile_of(number)
         if tile is None:
             return None
-        index = self._tile_indexes(tile)[-1]
+        index = self._last_index(tile)
         record = index.records[index.ordinal_of(number)]
         return record.chain if record.number == number else None
 
@@ -274,9 +306,18 @@ class PageArchive:
                     current.apply(index, ordinal)
         return current
 
-    @_relisting
     def locate(self, number: int, page_number: int) -> Place:
         """Return where the image lies that commit `number` gave a page, by the log's own index."""
+        run = self._run
+        if run is None or run.number != number or not run.has_next(page_number):
+            index, entry = self._locate(number, page_number)
+            end = index.entries_of(index.ordinal_of(number) if index.records else 0).stop
+            run = self._run = _Run(number, index, entry, end)
+        run.entry += 1
+        return Place(run.index, run.entry - 1)
+
+    @_relisting
+    def _locate(self, number: int, page_number: int) -> Place:
         place = self._find(number, page_number)
         if place is None:
             tile = self.catalog.tile_of(number)
@@ -288,11 +329,13 @@ class PageArchive:
         tile = self.catalog.tile_of(number)
         if tile is None:
             raise self._not_held(number)
-        for index in self._tile_indexes(tile):
-            entry = index.find(number, page_number)
-            if entry is not None:
-                return Place(index, entry)
-        return None
+        items = tile.objects
+        if len(items) > 1:  # the parts of one commit, which has its pages in ascending order
+            at = bisect_right(items, page_number, key=lambda item: self._index(item).numbers[0])
+            items = items[max(0, at - 1) :]
+        index = self._index(items[0])
+        entry = index.find(number, page_number)
+        return None if entry is None else Place(index, entry)
 
     @_relisting
     def _relocate(self, place: Place) -> Place:
@@ -307,6 +350,19 @@ class PageArchive:
         if found is None or found.index.digests[found.entry] != place.index.digests[place.entry]:
             raise self.not_addressable(number)
         return found
+
+
+@dataclass(slots=True)
+class _Run:
+    """A reading that goes on from entry to entry of one commit."""
+
+    number: int
+    index: SegmentIndex
+    entry: int  # the next one
+    end: int
+
+    def has_next(self, page_number: int) -> bool:
+        return self.entry < self.end and self.index.numbers[self.entry] == page_number
 
 
 def _check_chain(indexes: Sequence[SegmentIndex], nearest: PageMap | None) -> None:
@@ -426,7 +482,7 @@ class PageHistory:
         record = self._by_number.get(number)
         if record is None:
             raise self._archive.not_addressable(number)
-        return HistoryPages(self, record)
+        return HistoryPages(self, record, self._archive.images)
 
     def place(self, page_number: int, number: int) -> Place | None:
         """Return where a page's image after commit `number` lies; None if it was never written."""
@@ -455,42 +511,61 @@ class PageHistory:
                 return self._archive.locate(commit, page_number) if commit else None
         return self._beneath.place(page_number, self._first) if self._beneath else None
 
-    def image(self, page_number: int, number: int) -> bytes | None:
-        """Return a page's image after a commit, None when it was never written."""
-        place = self.place(page_number, number)
-        return None if place is None else self._archive.images.image(place)
-
-    def prefetch(self, page_numbers: Iterable[int], number: int) -> None:
-        """Fetch pages together when the store is remote."""
-        places = (self.place(page_number, number) for page_number in page_numbers)
-        self._archive.images.prefetch(place for place in places if place is not None)
-
 
 class HistoryPages:
-    """The pages of the database after one commit (a PageSource)."""
+    """The pages of the database after one commit (a PageSource).
 
-    def __init__(self, history: PageHistory, record: CommitRecord) -> None:
-        self._history = history
+    While the reading goes on from page to page, other threads fetch and decompress what follows.
+    """
+
+    def __init__(self, history: PageHistory, record: CommitRecord, images: ImageReader) -> None:
         self.record = record
-
-    @property
-    def page_size(self) -> int:
-        """Return the page size in bytes."""
-        return self._history.page_size_of(self.record.number)
-
-    @property
-    def page_count(self) -> int:
-        """Return the size of the database in pages."""
-        return self.record.page_count
+        self.page_size = history.page_size_of(record.number)
+        self.page_count = record.page_count
+        self._history = history
+        self._images = images
+        self._announced: dict[int, Place] = {}
+        self._pages_max = AHEAD_BYTES_MAX // self.page_size
+        self._last = 0
+        self._steps = 0  # from page to page, up to the last one that was not announced
+        self._ahead = range(0)  # the pages fetched ahead last
 
     def page(self, page_number: int) -> bytes:
         """Return a page's image; see PageSource."""
-        if not 1 <= page_number <= self.record.page_count:
-            raise ValueError(f"page {page_number} of {self.record.page_count}")
-        image = self._history.image(page_number, self.record.number)
-        return bytes(self.page_size) if image is None else image
+        if not 1 <= page_number <= self.page_count:
+            raise ValueError(f"page {page_number} of {self.page_count}")
+        place = self._announced.pop(page_number, None)
+        if place is None or page_number in self._ahead:
+            self._read_ahead(page_number)
+        if place is None:
+            place = self._history.place(page_number, self.record.number)
+        return bytes(self.page_size) if place is None else self._images.image(place)
+
+    def _read_ahead(self, page_number: int) -> None:
+        """Fetch what follows: the more, the longer the reading goes on from page to page."""
+        if page_number in self._ahead:
+            begin, count = self._ahead.stop, 2 * len(self._ahead)
+        else:
+            is_near = 0 < page_number - self._last <= _NEAR_PAGES
+            self._steps = self._steps + 1 if is_near else 0
+            self._last = page_number
+            if self._steps < (_STEPS_REMOTE if self._images.is_remote else _STEPS_LOCAL):
+                return
+            begin, count = page_number + 1, _AHEAD_PAGES_MIN
+        count = min(count, _AHEAD_BYTES // self.page_size, self.page_count + 1 - begin)
+        self._ahead = range(begin, begin + max(0, count))
+        self.prefetch(self._ahead)
 
     def prefetch(self, page_numbers: Iterable[int]) -> None:
-        """Fetch pages together; see PageSource."""
-        inside = (n for n in page_numbers if 1 <= n <= self.record.page_count)
-        self._history.prefetch(inside, self.record.number)
+        """Begin to fetch pages together; see PageSource."""
+        number = self.record.number
+        places: dict[int, Place] = {}
+        inside = (page for page in page_numbers if 1 <= page <= self.page_count)
+        for page_number in islice(inside, self._pages_max):
+            place = self._history.place(page_number, number)
+            if place is not None:
+                places[page_number] = place
+        if len(self._announced) + len(places) > self._pages_max:
+            self._announced.clear()
+        self._announced.update(places)
+        self._images.prefetch(places.values())

@@ -1,47 +1,38 @@
-"""Fetch page images: verified, cached, and from a remote store in merged ranges."""
+"""Fetch page images: verified, cached, and fetched ahead of the reader by other threads."""
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from itertools import accumulate
-from typing import TypeVar
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import NamedTuple, TypeVar
+
+import zstandard
 
 from pitr.archive.object import decompress
 from pitr.archive.store import Store
-from pitr.errors import CorruptObject, ObjectMissing
+from pitr.errors import CorruptObject, ObjectMissing, PitrError
 from pitr.sqlite.segment import SegmentIndex, page_digest
 
 _IMAGES_CACHED = 4096
-_FRAMES_BYTES_MAX = 64 << 20
-_READAHEAD_BYTES_MIN = 32 << 10
-_READAHEAD_BYTES_MAX = 2 << 20
+# Announced pages that were never asked for make room for others from here on.
+AHEAD_BYTES_MAX = 32 << 20
+_REQUEST_BYTES_MAX = 2 << 20
+_GAP_BYTES_MAX = 32 << 10  # read along between two images: cheaper than another request
 _REQUESTS_AT_ONCE = 8
+# A local page costs less than handing it to another thread.
+_LOCAL_PAGES_MIN = 8
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """Where one page image lies: the index of the object that holds it, and its entry there."""
 
     index: SegmentIndex
     entry: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Run:
-    """The entries first <= entry < last of one object, to be fetched in one request."""
-
-    index: SegmentIndex
-    first: int
-    last: int
-
-    @property
-    def extent(self) -> tuple[int, int]:
-        return self.index.offsets[self.first], self.index.offsets[self.last]
 
 
 def each(store: Store, items: Sequence[T], work: Callable[[T], R]) -> Iterator[R]:
@@ -64,136 +55,135 @@ def checked_image(index: SegmentIndex, entry: int, frame: bytes | memoryview) ->
 class ImageReader:
     """Read page images of one archive. Use from one thread.
 
-    A local store is asked for single pages. From a remote one, neighbours come along with each
-    request: few at first, more while the reading is sequential. `relocate` is asked where an image
-    lies now when the object that held it is gone; it raises when there is no such place.
+    `relocate` is asked where an image lies now when the object that held it is gone; it raises
+    when there is no such place.
     """
 
     def __init__(self, store: Store, relocate: Callable[[Place], Place]) -> None:
         self._store = store
         self._relocate = relocate
         self.bytes_read = 0
-        self._images: dict[tuple[str, int], bytes] = {}
-        self._frames: dict[tuple[str, int], bytes] = {}
-        self._frames_bytes = 0
+        self._images: dict[Place, bytes] = {}
+        self._ahead: dict[Place, tuple[_Batch, int]] = {}
         self._gone: set[str] = set()
-        self._next_miss: tuple[str, int] | None = None
-        self._readahead_bytes = _READAHEAD_BYTES_MIN
+        self._workers = ThreadPoolExecutor(
+            _REQUESTS_AT_ONCE if store.is_remote else 1, thread_name_prefix="pitr-images"
+        )
+
+    @property
+    def is_remote(self) -> bool:
+        """Return whether a page that was not announced costs a network round trip."""
+        return self._store.is_remote
 
     def image(self, place: Place) -> bytes:
         """Return one page image, verified against its digest.
 
         Raises CorruptObject, and ArchiveLacks when its object is gone and nothing replaces it.
         """
-        image = self._images.get((place.index.key, place.entry))
-        if image is not None:
-            return image
-        if place.index.key not in self._gone:
-            try:
-                return self._read(place)
-            except ObjectMissing:
-                self._gone.add(place.index.key)
-        return self._read(self._relocate(place))
-
-    def _read(self, place: Place) -> bytes:
-        key = (place.index.key, place.entry)
-        image = self._images.get(key)
+        image = self._images.get(place)
         if image is None:
-            frame = self._take(key) or self._fetch(place)
-            image = checked_image(place.index, place.entry, frame)
+            image = self._announced(place) or self._read(place)
             if len(self._images) >= _IMAGES_CACHED:
-                del self._images[next(iter(self._images))]
-            self._images[key] = image
+                _forget_oldest(self._images, _IMAGES_CACHED // 8)
+            self._images[place] = image
         return image
 
+    def _announced(self, place: Place) -> bytes | None:
+        batch, at = self._ahead.pop(place, (None, 0))
+        return batch.image(at) if batch else None
+
+    def _read(self, place: Place) -> bytes:
+        if place.index.key not in self._gone:
+            try:
+                return self._fetch(place)
+            except ObjectMissing:
+                self._gone.add(place.index.key)
+        return self._fetch(self._relocate(place))
+
     def _fetch(self, place: Place) -> bytes:
-        run = _Run(place.index, place.entry, place.entry + 1)
-        if not self._store.is_remote:
-            return self._request(run)
-        run = self._with_neighbours(run)
-        data = self._request(run)
-        begin, end = place.index.extent(place.entry)
-        self._keep(_Run(run.index, run.first + 1, run.last), data[end - begin :])
-        return data[: end - begin]
-
-    def _with_neighbours(self, run: _Run) -> _Run:
-        """Lengthen a run of one entry: the more, the longer the reading goes on and on."""
-        index, last = run.index, run.last
-        if self._next_miss == (index.key, run.first):
-            self._readahead_bytes = min(2 * self._readahead_bytes, _READAHEAD_BYTES_MAX)
-        else:
-            self._readahead_bytes = _READAHEAD_BYTES_MIN
-        begin = index.offsets[run.first]
-        while (
-            last < len(index.numbers)
-            and index.offsets[last + 1] - begin <= self._readahead_bytes
-            and (index.key, last) not in self._images
-        ):
-            last += 1
-        self._next_miss = (index.key, last)
-        return _Run(index, run.first, last)
-
-    def _request(self, run: _Run) -> bytes:
-        data = self._store.get_ranges(run.index.key, [run.extent])[0]
-        self.bytes_read += len(data)
-        return data
-
-    def _keep(self, run: _Run, data: bytes) -> None:
-        """Keep frames that will be asked for, and forget the oldest when they grow too many."""
-        begin = run.extent[0]
-        for entry in range(run.first, run.last):
-            frame_begin, frame_end = run.index.extent(entry)
-            self._take((run.index.key, entry))
-            self._frames[(run.index.key, entry)] = data[frame_begin - begin : frame_end - begin]
-        self._frames_bytes += len(data)
-        while self._frames_bytes > _FRAMES_BYTES_MAX:
-            self._take(next(iter(self._frames)))
-
-    def _take(self, key: tuple[str, int]) -> bytes | None:
-        frame = self._frames.pop(key, None)
-        if frame is not None:
-            self._frames_bytes -= len(frame)
-        return frame
+        index, entry = place
+        [frame] = self._store.get_ranges(index.key, [index.extent(entry)])
+        self.bytes_read += len(frame)
+        return checked_image(index, entry, frame)
 
     def prefetch(self, places: Iterable[Place]) -> None:
-        """Fetch many page images in merged ranges when the store is remote.
+        """Begin to fetch page images that will be asked for soon, in merged ranges.
 
-        A hint: stops at what it can keep, and leaves objects that are gone to `image`.
+        A hint: stops at what it can keep, and leaves to `image` what cannot be had.
         """
-        if not self._store.is_remote:
-            return
-        wanted: dict[str, tuple[SegmentIndex, list[int]]] = {}
+        wanted: dict[SegmentIndex, list[int]] = {}
+        room_bytes = AHEAD_BYTES_MAX
         for place in places:
-            key = (place.index.key, place.entry)
-            if key not in self._images and key not in self._frames and key[0] not in self._gone:
-                wanted.setdefault(key[0], (place.index, []))[1].append(place.entry)
-        runs = [run for index, entries in wanted.values() for run in _runs(index, entries)]
-        sizes = accumulate(run.extent[1] - run.extent[0] for run in runs)
-        fitting = sum(1 for size in sizes if size <= _FRAMES_BYTES_MAX)
-        for run, data in each(self._store, runs[:fitting], self._request_if_there):
-            if data is not None:
-                self.bytes_read += len(data)
-                self._keep(run, data)
+            room_bytes -= place.index.page_size
+            if room_bytes < 0:
+                break
+            if place not in self._images and place not in self._ahead:
+                wanted.setdefault(place.index, []).append(place.entry)
+        for index, entries in wanted.items():
+            if self._store.is_remote or len(entries) >= _LOCAL_PAGES_MIN:
+                for run in _runs(index, sorted(entries)):
+                    self._begin(index, run)
 
-    def _request_if_there(self, run: _Run) -> tuple[_Run, bytes | None]:
-        """Fetch a run from any thread; no bytes when its object is gone."""
-        try:
-            return run, self._store.get_ranges(run.index.key, [run.extent])[0]
-        except ObjectMissing:
-            return run, None
+    def _begin(self, index: SegmentIndex, entries: list[int]) -> None:
+        self.bytes_read += index.offsets[entries[-1] + 1] - index.offsets[entries[0]]
+        batch = _Batch(self._workers.submit(_read_batch, self._store, index, entries))
+        self._ahead.update((Place(index, entry), (batch, at)) for at, entry in enumerate(entries))
+        _forget_oldest(self._ahead, len(self._ahead) - AHEAD_BYTES_MAX // index.page_size)
 
 
-def _runs(index: SegmentIndex, entries: list[int]) -> Iterator[_Run]:
-    """Yield runs of entries, joined over small distances, each of bounded size."""
-    entries.sort()
-    first = last = -1
+class _Batch:
+    """Images of one object that another thread fetches."""
+
+    __slots__ = ("_future", "_images")
+
+    def __init__(self, future: Future[list[bytes | None]]) -> None:
+        self._future = future
+        self._images: list[bytes | None] | None = None
+
+    def image(self, at: int) -> bytes | None:
+        """Wait for the images and return one; None when it has to be read by itself."""
+        if self._images is None:
+            self._images = self._future.result()
+        return self._images[at]
+
+
+def _read_batch(store: Store, index: SegmentIndex, entries: list[int]) -> list[bytes | None]:
+    """Return the images of some entries; None for whatever is wrong with them.
+
+    Decompressed in one call, for which Python's lock is free: a call for each page would have to
+    wait for the lock each time.
+    """
+    begin, offsets, size = index.offsets[entries[0]], index.offsets, index.page_size
+    try:
+        [data] = store.get_ranges(index.key, [(begin, offsets[entries[-1] + 1])])
+        frames = [data[offsets[entry] - begin : offsets[entry + 1] - begin] for entry in entries]
+        images = zstandard.ZstdDecompressor().multi_decompress_to_buffer(
+            frames, decompressed_sizes=array("Q", [size]) * len(frames), threads=1
+        )
+    except (PitrError, zstandard.ZstdError):
+        return [None] * len(entries)
+    return [
+        image.tobytes() if page_digest(image) == index.digests[entry] else None
+        for image, entry in zip(images, entries, strict=True)
+    ]
+
+
+def _runs(index: SegmentIndex, entries: list[int]) -> Iterator[list[int]]:
+    """Yield ascending entries in runs, joined over small distances, each of bounded size."""
+    offsets = index.offsets
+    run: list[int] = []
     for entry in entries:
-        near = first >= 0 and index.offsets[entry] - index.offsets[last] <= _READAHEAD_BYTES_MIN
-        if near and index.offsets[entry + 1] - index.offsets[first] <= _READAHEAD_BYTES_MAX:
-            last = entry + 1
-            continue
-        if first >= 0:
-            yield _Run(index, first, last)
-        first, last = entry, entry + 1
-    if first >= 0:
-        yield _Run(index, first, last)
+        if run and (
+            offsets[entry] - offsets[run[-1] + 1] > _GAP_BYTES_MAX
+            or offsets[entry + 1] - offsets[run[0]] > _REQUEST_BYTES_MAX
+        ):
+            yield run
+            run = []
+        run.append(entry)
+    if run:
+        yield run
+
+
+def _forget_oldest(cache: dict[Place, T], count: int) -> None:
+    for place in list(islice(cache, max(0, count))):
+        del cache[place]

@@ -94,9 +94,7 @@ def _has_same_root(pair: TablePair) -> bool:
     return bool(pair.before and pair.after and pair.before.root == pair.after.root)
 
 
-def _rows_kept(
-    pair: TablePair, there: Snapshot, here: Snapshot, changed: frozenset[int]
-) -> bool:
+def _rows_kept(pair: TablePair, there: Snapshot, here: Snapshot, changed: frozenset[int]) -> bool:
     """Return whether some row, or the lack of any, shows that the rows were not written anew."""
     if not (pair.before and pair.after and pair.before.root and pair.after.root):
         return True
@@ -125,8 +123,6 @@ def _stepped(table: TableThen, pair: TablePair, *, is_same: bool, rows_kept: boo
         rows_kept=rows_kept,
     )
     columns = {
-        first: moved[folded(name)]
-        for first, name in table.columns.items()
-        if folded(name) in moved
+        first: moved[folded(name)] for first, name in table.columns.items() if folded(name) in moved
     }
     return TableThen(pair.after, pair.after, columns, recreated)

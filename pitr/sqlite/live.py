@@ -7,6 +7,8 @@ descriptor drops the POSIX locks that the process holds on the file.
 
 from __future__ import annotations
 
+import enum
+from contextlib import suppress
 from pathlib import Path
 
 from pitr.errors import SourceUnusable
@@ -18,24 +20,59 @@ _CHANGE_COUNTER = slice(24, 28)
 _WRITE_VERSION = 18
 
 
+class Standing(enum.Enum):
+    """How a live database stands to the newest archived commit."""
+
+    CURRENT = enum.auto()  # nothing was committed since
+    AHEAD = enum.auto()  # something was
+    UNKNOWN = enum.auto()  # its WAL is empty: nothing there tells what was committed last
+
+
 def is_current(path: Path, record: CommitRecord) -> bool:
     """Return whether nothing was committed since the archived commit `record`.
 
     True is proof; False only says that there is none. Raises SourceUnusable when the files
     cannot be read.
     """
+    return standing(path, record) is Standing.CURRENT
+
+
+def standing(path: Path, record: CommitRecord) -> Standing:
+    """Return how the database stands to the archived commit `record`. Raises SourceUnusable."""
     header = _read(path, 100)
     if len(header) < 100:
-        return False
+        return Standing.UNKNOWN
     if header[_WRITE_VERSION] == 1:
         counter = int.from_bytes(header[_CHANGE_COUNTER], "big")
-        return record.wal is None and counter == record.change_counter
+        same = record.wal is None and counter == record.change_counter
+        return Standing.CURRENT if same else Standing.AHEAD
     index = wal_position(path)
+    if index is None or index.max_frame == 0:
+        return Standing.UNKNOWN
     mark = record.wal
-    if index is None or mark is None:
-        return False
+    if mark is None:
+        return Standing.AHEAD
     same = (index.salt1, index.salt2, index.max_frame) == (mark.salt1, mark.salt2, mark.frame)
-    return same and (index.checksum1, index.checksum2) == (mark.checksum1, mark.checksum2)
+    same = same and (index.checksum1, index.checksum2) == (mark.checksum1, mark.checksum2)
+    return Standing.CURRENT if same else Standing.AHEAD
+
+
+def last_written_us(path: Path) -> int:
+    """Return when the database or its WAL was last written, by the clock of the file system.
+
+    That clock may be some milliseconds behind. A copy put back may carry an older time. Raises
+    SourceUnusable.
+    """
+    try:
+        times_ns = [path.stat().st_mtime_ns]
+        wal = path.with_name(f"{path.name}-wal")
+        with suppress(FileNotFoundError):
+            # An empty one was made by whoever connected last, and says nothing.
+            status = wal.stat()
+            times_ns += [status.st_mtime_ns] if status.st_size else []
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    return max(times_ns) // 1000
 
 
 def wal_position(path: Path) -> WalIndex | None:
@@ -55,8 +92,12 @@ def _read(path: Path, count: int) -> bytes:
         with path.open("rb") as file:
             return file.read(count)
     except OSError as error:
-        raise SourceUnusable(
-            f"cannot read {path}",
-            detail=f"{error.strerror}.",
-            hint="Run 'pitr check' as the user that owns the database.",
-        ) from None
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: OSError) -> SourceUnusable:
+    return SourceUnusable(
+        f"cannot read {path}",
+        detail=f"{error.strerror}.",
+        hint="Run 'pitr check' as the user that owns the database.",
+    )

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise, product
 
 from pitr.errors import CorruptDatabase
 from pitr.sqlite.btree import Snapshot
 from pitr.sqlite.changes import Stepper, TableDelta
 from pitr.sqlite.history import PageArchive, PageHistory
+from pitr.sqlite.images import Place
 from pitr.sqlite.segment import CommitKind, CommitRecord
 from pitr.sqlite.watch import Watch
 from pitr.vocabulary.change import Transaction
@@ -17,6 +19,8 @@ from pitr.vocabulary.position import CommitNumber
 # The indexes of so many commits are held at once: few for a `--limit 1`, many for a long way.
 _WINDOW_COMMITS_FIRST = 64
 _WINDOW_COMMITS_MAX = 4096
+# The pages of so many commits are fetched together from a remote store.
+_GROUP_PAGES_MAX = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,29 +80,58 @@ def walk(
     """Yield every commit of an inclusive range, newest first; see `transactions`."""
     watch = Watch(tables)
     stepper: Stepper | None = None
-    for history, record, previous in _newest_first(archive, first, last):
-        here = Snapshot(history.at(record.number))
+    for visits in _newest_first(archive, first, last):
         if stepper is None:
-            stepper = Stepper(watch, here)
-        if previous is None:
-            yield CommitDelta(record, ())
-            continue
-        there = Snapshot(history.at(previous.number))
-        changed = history.changed(record.number)
-        is_exact = record.kind is CommitKind.COMMIT and record.wal is not None
-        try:
-            deltas = stepper.step(here, there, changed, is_exact=is_exact)
-        except CorruptDatabase as error:
-            raise _located(error, previous, record) from error
-        yield CommitDelta(record, tuple(deltas))
-    if stepper is not None:
-        watch.refuse_unseen(stepper.schema)
+            stepper = Stepper(watch, visits[0].here)
+        archive.images.prefetch(_places(visits, stepper))
+        for visit in visits:
+            yield CommitDelta(visit.record, tuple(_step(stepper, visit)))
+    watch.refuse_unseen()
+
+
+@dataclass(frozen=True, slots=True)
+class _Visit:
+    """One commit on the way, and the commit before it; None before the first one held."""
+
+    history: PageHistory
+    record: CommitRecord
+    previous: CommitRecord | None
+
+    @property
+    def here(self) -> Snapshot:
+        return Snapshot(self.history.at(self.record.number))
+
+    @property
+    def changed(self) -> frozenset[int]:
+        return self.history.changed(self.record.number)
+
+
+def _step(stepper: Stepper, visit: _Visit) -> list[TableDelta]:
+    if visit.previous is None:
+        return []
+    there = Snapshot(visit.history.at(visit.previous.number))
+    is_exact = visit.record.kind is CommitKind.COMMIT and visit.record.wal is not None
+    try:
+        return stepper.step(visit.here, there, visit.changed, is_exact=is_exact)
+    except CorruptDatabase as error:
+        raise _located(error, visit.previous, visit.record) from error
+
+
+def _places(visits: list[_Visit], stepper: Stepper) -> Iterator[Place]:
+    """Yield where the pages lie that the steps will read, to be fetched together."""
+    for visit in visits:
+        numbers = [record.number for record in (visit.record, visit.previous) if record]
+        wanted = [page for page in visit.changed if stepper.may_read(page)]
+        for page, number in product(wanted, numbers):
+            place = visit.history.place(page, number)
+            if place is not None:
+                yield place
 
 
 def _newest_first(
     archive: PageArchive, first: int | None, last: int | None
-) -> Iterator[tuple[PageHistory, CommitRecord, CommitRecord | None]]:
-    """Yield (window, commit, the commit before it or None for the first one held)."""
+) -> Iterator[list[_Visit]]:
+    """Yield the commits, newest first, in groups that together wrote not too many pages."""
     oldest = archive.catalog.first_commit
     lowest = max(oldest, first if first is not None else oldest)
     newest = archive.last_commit() if last is None else archive.record_of(last)
@@ -107,14 +140,28 @@ def _newest_first(
         begin = max(oldest, lowest - 1, newest.first_covered - commits)
         history = archive.window(begin, newest.number)
         records = history.records
-        for at in range(len(records) - 1, 0, -1):
-            yield history, records[at], records[at - 1]
+        visits = [_Visit(history, record, previous) for previous, record in pairwise(records)]
         newest = records[0]
+        if newest.first_covered <= oldest and newest.number >= lowest:
+            visits.insert(0, _Visit(history, newest, None))
+        yield from _groups(reversed(visits))
         if newest.first_covered <= oldest:
-            if newest.number >= lowest:
-                yield history, newest, None
             return
         commits = min(2 * commits, _WINDOW_COMMITS_MAX)
+
+
+def _groups(visits: Iterable[_Visit]) -> Iterator[list[_Visit]]:
+    group: list[_Visit] = []
+    pages = 0
+    for visit in visits:
+        written = 0 if visit.previous is None else len(visit.changed)
+        if group and pages + written > _GROUP_PAGES_MAX:
+            yield group
+            group, pages = [], 0
+        group.append(visit)
+        pages += written
+    if group:
+        yield group
 
 
 def _located(

@@ -137,6 +137,11 @@ class PageMap:
         self._block_pages = head.block_pages
         self._blocks: dict[int, array[int]] = {}
 
+    @property
+    def bytes_read(self) -> int:
+        """Return the bytes fetched from the store so far."""
+        return self._reader.bytes_read
+
     def commit_of(self, page_number: int) -> int:
         """Return the commit that last wrote a page, 0 when none did or it lies beyond the end."""
         if page_number > self.page_count:

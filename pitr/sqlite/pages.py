@@ -25,7 +25,7 @@ class PageSource(Protocol):
         """
 
     def prefetch(self, page_numbers: Iterable[int]) -> None:
-        """Fetch these pages together, so that later calls of `page` cost no round trip.
+        """Begin to fetch these pages together, for calls of `page` that follow soon.
 
-        A hint: does nothing when the store is local, and may be called with any numbers.
+        A hint: may do nothing, and may be called with any numbers.
         """

@@ -53,8 +53,8 @@ class Recorder:
         )
 
     def commit(self, seen: SeenCommit) -> None:
-        """Record one commit."""
-        self._record(CommitKind.COMMIT, seen)
+        """Record a commit, or as many as were folded into one state."""
+        self._record(CommitKind.COMMIT if seen.commits == 1 else CommitKind.MERGED, seen)
 
     def difference(self, kind: CommitKind, seen: SeenCommit) -> CommitRecord | None:
         """Record a state by the pages that differ from the newest one; None when none does."""
@@ -75,16 +75,16 @@ class Recorder:
         if self.number:
             self.fork += 1
         record = self._record(CommitKind.BASE, seen)
-        self._writer.flush()
         self._write_map()
         return record
 
     def _record(self, kind: CommitKind, seen: SeenCommit) -> CommitRecord:
-        number = self.number + 1
+        number = self.number + seen.commits
         writer, current, page_count = self._writer, self.current, seen.page_count
         self._is_open = True
         writer.begin(
             number=number,
+            first_covered=self.number + 1,
             kind=kind,
             fork=self.fork,
             time_begin_us=seen.interval.begin_us,
@@ -93,7 +93,8 @@ class Recorder:
             wal=seen.wal,
             change_counter=seen.change_counter,
         )
-        current.resize(max(page_count, current.page_count))
+        if page_count > current.page_count:
+            current.resize(page_count)
         for page_number, image in seen.pages:
             # A transaction may have written pages that it then cut off with the end of the file.
             if page_number <= page_count:
@@ -103,7 +104,8 @@ class Recorder:
                 self._entries_since_map += 1
         record = writer.end()
         self._is_open = False
-        current.resize(page_count)
+        if page_count < current.page_count:
+            current.resize(page_count)
         current.commit, current.chain = number, record.chain
         self.number = number
         if self._unflushed_since is None:

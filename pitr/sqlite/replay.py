@@ -51,19 +51,20 @@ class PastPages:
     def expect(self, page_numbers: Sequence[int]) -> None:
         """Announce pages that will all be read, in about this order; forgets the ones before.
 
-        They are fetched run by run, each when its first page is asked for.
+        They are fetched run by run, each when the first page of the one before is asked for.
         """
         step = max(1, _READAHEAD_BYTES // self._page_size)
         self._expected = array("I", page_numbers)
         self._runs = {
-            self._expected[begin]: range(begin, begin + step)
+            self._expected[begin]: range(begin + step, begin + 2 * step)
             for begin in range(0, len(self._expected), step)
         }
+        self.source.prefetch(self._expected[:step])
 
     def _load(self, page_number: int) -> bytes:
-        run = self._runs.pop(page_number, None)
-        if run is not None:
-            self.source.prefetch(self._expected[run.start : run.stop])
+        following = self._runs.pop(page_number, None)
+        if following is not None:
+            self.source.prefetch(self._expected[following.start : following.stop])
         return self.source.page(page_number)
 
     def xRead(self, amount: int, offset: int) -> bytes:  # noqa: N802 - SQLite's name

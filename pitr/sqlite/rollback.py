@@ -84,5 +84,12 @@ class JournalFollower:
             finally:
                 self._reading.end()
 
+    # Between two polls no lock is held.
+    can_be_awaited = False
+
+    def is_awaited(self) -> bool:
+        """Return whether anybody waits for this reader: nobody does."""
+        return False
+
     def finish(self) -> None:
         """Leave nothing behind; there is nothing."""

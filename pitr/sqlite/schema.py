@@ -36,7 +36,10 @@ class SchemaEntry:
         """Return the module of a virtual table, None for anything else."""
         if self.kind != "table" or self.root or not self.sql:
             return None
-        virtual = read_virtual(self.sql)
+        try:
+            virtual = read_virtual(self.sql)
+        except (StopIteration, IndexError):  # a damaged text, of which nothing can be said
+            return None
         return virtual.module if virtual else None
 
 

@@ -27,7 +27,8 @@ class SeenCommit:
     """One new state of the source: a commit, or what differs from the state before.
 
     `pages` is ascending and to be read once, before the next state is asked for. `wal` is None and
-    `change_counter` not 0 in rollback-journal mode; `wal` is None also when the WAL is empty.
+    `change_counter` not 0 in rollback-journal mode; `wal` is None also when the WAL is empty. Of
+    more than one of `commits` only the state after the last is known.
     """
 
     interval: Interval
@@ -35,6 +36,7 @@ class SeenCommit:
     pages: Iterable[tuple[int, bytes]]
     wal: WalMark | None = None
     change_counter: int = 0
+    commits: int = 1
 
 
 Sink = Callable[[SeenCommit], None]

@@ -47,6 +47,25 @@ class CommitKind(enum.IntEnum):
     MERGED = 4  # several older commits, folded by compaction; only their last state is kept
 
 
+class Note(enum.StrEnum):
+    """What the name of a segment says of its commits besides their numbers."""
+
+    NONE = ""
+    COARSE = "coarse"  # compaction has folded what could be folded
+    BASE = "base"  # this and the following: a single commit of that kind
+    GAP = "gap"
+    FORK = "fork"
+
+    @property
+    def is_special(self) -> bool:
+        """Return whether the segment holds a single base, gap or fork."""
+        return self in _SPECIAL.values()
+
+
+# A segment to themselves, so that a listing shows where the history was broken and begun.
+_SPECIAL = {CommitKind.BASE: Note.BASE, CommitKind.GAP: Note.GAP, CommitKind.FORK: Note.FORK}
+
+
 @dataclass(frozen=True, slots=True)
 class WalMark:
     """A place in the WAL: its generation's salts, the last frame (from 1), the checksum there."""
@@ -87,7 +106,7 @@ class _Head(msgspec.Struct, forbid_unknown_fields=True):
     lease: int
     chain_before: str
     chain_after: str
-    coarse: bool
+    note: Note
 
 
 def page_digest(image: bytes) -> int:
@@ -104,12 +123,12 @@ def segment_key(
     after: bytes,
     *,
     continued: bool,
-    coarse: bool,
+    note: Note,
 ) -> str:
     """Return the key of a commit segment; see docs/formats/archive.md, "Keys"."""
     commits = f"{first:016d}-{last:016d}.{part:04d}{'+' if continued else ''}"
     chain = f"{before[:4].hex()}-{after[:4].hex()}"
-    return f"log/{commits}.{lease:08d}.{chain}{'.coarse' if coarse else ''}"
+    return f"log/{commits}.{lease:08d}.{chain}{'.' if note else ''}{note}"
 
 
 def begin_chain(before: bytes, record: CommitRecord) -> xxhash.xxh3_128:
@@ -142,7 +161,7 @@ class SegmentWriter:
 
     `emit(key, data)` is called with each finished object. A commit larger than `bytes_max` is cut
     into parts, the last of which alone carries its record: without it the commit does not exist.
-    `coarse` marks what compaction has folded, in the keys.
+    Bases, gaps and forks get objects of their own, named so; the others are named by `note`.
     """
 
     def __init__(
@@ -153,14 +172,14 @@ class SegmentWriter:
         lease: int,
         chain: bytes = FIRST_CHAIN,
         bytes_max: int = 32 << 20,
-        coarse: bool = False,
+        note: Note = Note.NONE,
     ) -> None:
         self._emit = emit
         self._page_size = page_size
         self._lease = lease
         self._chain = chain
         self._bytes_max = bytes_max
-        self._coarse = coarse
+        self._usual_note = self._note = note
         self._compress = zstandard.ZstdCompressor(level=_LEVEL, write_checksum=False).compress
         self._open: _OpenCommit | None = None
         self._clear()
@@ -194,6 +213,10 @@ class SegmentWriter:
     ) -> None:
         """Begin a commit; its pages follow in ascending order."""
         assert self._open is None, "the commit before was not ended"
+        note = _SPECIAL.get(kind, self._usual_note)
+        if note.is_special:
+            self.flush()
+        self._note = note
         first = number if first_covered is None else first_covered
         record = CommitRecord(
             number, first, kind, fork, time_begin_us, time_end_us, page_count, wal, change_counter,
@@ -231,7 +254,7 @@ class SegmentWriter:
         self._open = None
         if opened.part:
             self._write(record.first_covered, record.number, opened.part)
-        elif self.pending_bytes >= self._bytes_max:
+        elif self.pending_bytes >= self._bytes_max or self._note.is_special:
             self.flush()
         return record
 
@@ -276,13 +299,13 @@ class SegmentWriter:
     ) -> None:
         """Emit everything collected; `continued_at` is the chain within a commit in parts."""
         before, after = self._chain_before, continued_at or self._records[-1][0].chain
-        continued, coarse = continued_at is not None, self._coarse
+        continued, note = continued_at is not None, self._note
         key = segment_key(
-            first, last, part, self._lease, before, after, continued=continued, coarse=coarse
+            first, last, part, self._lease, before, after, continued=continued, note=note
         )
         head = _Head(
             self._page_size, first, last, part, continued, self._lease, before.hex(), after.hex(),
-            coarse,
+            note,
         )  # fmt: skip
         commits = b"".join(_pack_commit(record, entries) for record, entries in self._records)
         sections = [
@@ -339,7 +362,7 @@ class SegmentIndex:
             raise CorruptObject(self.key, f"Its head cannot be read: {error}.") from None
         self.page_size = head.page_size
         self.first, self.last, self.part = head.first, head.last, head.part
-        self.continued, self.lease, self.coarse = head.continued, head.lease, head.coarse
+        self.continued, self.lease, self.note = head.continued, head.lease, head.note
         self.numbers = self._array("I", reader.section(_NUMBERS))
         self.lengths = self._array("I", reader.section(_LENGTHS))
         self.digests = self._array("Q", reader.section(_DIGESTS))
@@ -354,12 +377,17 @@ class SegmentIndex:
             self.records and self.records[-1].chain != self.chain_after
         ):
             raise CorruptObject(self.key, "Its commit table does not fit its head.")
+        if (self.part or self.continued) and not self.numbers:
+            raise CorruptObject(self.key, "A part of a large commit without pages.")
+        notes = [_SPECIAL.get(record.kind) for record in self.records]
+        if notes != [self.note] if self.note.is_special and notes else any(notes):
+            raise CorruptObject(self.key, "Its commits are of other kinds than its head says.")
 
     def check_key(self) -> None:
         """Raise CorruptObject when the object lies under another name than its writer gave it."""
         own = segment_key(
             self.first, self.last, self.part, self.lease, self.chain_before, self.chain_after,
-            continued=self.continued, coarse=self.coarse,
+            continued=self.continued, note=self.note,
         )  # fmt: skip
         if own != self.key:
             raise CorruptObject(self.key, f"Its content belongs to {own}.")

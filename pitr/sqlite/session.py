@@ -7,6 +7,7 @@ process would.
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import dataclass
 
 from pitr.archive.store import Store
@@ -14,15 +15,20 @@ from pitr.sqlite.capability import has_reset_bug, version_text
 from pitr.sqlite.difference import LiveImage, differing_pages
 from pitr.sqlite.event import Event, Level, OnEvent
 from pitr.sqlite.file_header import FileHeader, decode_file_header
-from pitr.sqlite.handover import RESET_FRAMES, WalFollower
+from pitr.sqlite.handover import RESET_FRAMES, WAL_BYTES_MAX, WalFollower
 from pitr.sqlite.history import PageArchive
 from pitr.sqlite.outbox import SPOOL_BYTES_MAX, Outbox
 from pitr.sqlite.pagemap import CurrentPages
 from pitr.sqlite.recorder import Recorder
 from pitr.sqlite.rollback import JournalFollower
-from pitr.sqlite.seen import Discontinuity, PollClock, now_us
+from pitr.sqlite.seen import Discontinuity, PollClock, SeenCommit, now_us
 from pitr.sqlite.segment import CommitKind, CommitRecord
 from pitr.sqlite.source import Source
+
+# How often it is looked whether a checkpoint of the application waits for us, and how long it may
+# wait for the store.
+_TICK_SECONDS = 0.025
+_AWAITED_SECONDS_MAX = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +36,8 @@ class CaptureOptions:
     """How a capture paces itself.
 
     `bytes_max` is the size of an object, `spool_bytes_max` what may wait on disk while the store
-    fails, `reset_frames` the size of the WAL from which on capture lets it restart.
+    fails, `reset_frames` the size of the WAL from which on capture makes it restart. Beyond
+    `wal_bytes_max` of WAL, commits of writers faster than capture are folded.
     """
 
     poll_seconds: float = 0.25
@@ -38,6 +45,7 @@ class CaptureOptions:
     bytes_max: int = 32 << 20
     spool_bytes_max: int = SPOOL_BYTES_MAX
     reset_frames: int = RESET_FRAMES
+    wal_bytes_max: int = WAL_BYTES_MAX
 
 
 class Stopped(Exception):
@@ -114,6 +122,7 @@ class Session:
             self._clock,
             header.page_size,
             reset_frames=self._options.reset_frames,
+            wal_bytes_max=self._options.wal_bytes_max,
         )
 
     # --- catching up -------------------------------------------------------------------------
@@ -192,18 +201,53 @@ class Session:
 
         Raises SpoolFull, Discontinuity, ArchiveHeld, SourceUnusable.
         """
-        while not stop.wait(self._options.poll_seconds):
-            self.poll()
+        awaited_since: float | None = None
+        while not self._pause(stop):
+            is_awaited = self._follower.is_awaited()
+            awaited_since = (awaited_since or time.monotonic()) if is_awaited else None
+            if awaited_since is not None:
+                self._recorder.flush()
+            must_let_go = (
+                awaited_since is not None
+                and time.monotonic() - awaited_since > _AWAITED_SECONDS_MAX
+            )
+            self.poll(must_let_go=must_let_go)
             self._recorder.flush_if_due()
             self._note()
             self._outbox.check()
 
-    def poll(self) -> None:
-        """Record what was committed since the last time."""
+    def _pause(self, stop: threading.Event) -> bool:
+        """Wait for the next poll, or until somebody waits for us. Return whether to stop."""
+        end = time.monotonic() + self._options.poll_seconds
+        tick_seconds = (
+            _TICK_SECONDS if self._follower.can_be_awaited else self._options.poll_seconds
+        )
+        while (rest := end - time.monotonic()) > 0:
+            if stop.wait(min(rest, tick_seconds)):
+                return True
+            if self._follower.is_awaited():
+                return False
+        return stop.is_set()
+
+    def poll(self, *, must_let_go: bool = False) -> None:
+        """Record what was committed since the last time.
+
+        What was read and is not durable elsewhere is kept in the WAL, so that a kill of this
+        process loses nothing; with `must_let_go` it is not, since production waits for it.
+        """
         if self._source.is_replaced():
             raise Discontinuity("another file lies under the name of the database or its -shm")
-        may_let_go = not self._recorder.has_pending and self._outbox.is_durable
-        self._follower.poll(self._recorder.commit, may_let_go=may_let_go)
+        is_durable = not self._recorder.has_pending and self._outbox.is_durable
+        self._follower.poll(self._record, may_let_go=must_let_go or is_durable)
+
+    def _record(self, seen: SeenCommit) -> None:
+        if seen.commits > 1:
+            self._tell(
+                Level.WARNING,
+                f"{seen.commits} commits were folded into one",
+                "Writers were faster than capture for so long that their WAL grew dangerously.",
+            )
+        self._recorder.commit(seen)
 
     def finish(self) -> None:
         """Emit what is recorded, and leave the database file complete."""

@@ -26,7 +26,8 @@ from pitr.sqlite.wal.index import HEADER_COPY_BYTES, INDEX_BYTES, WalIndex, deco
 T = TypeVar("T")
 
 _FLOCK = struct.Struct("hhqqi")  # struct flock on 64-bit Linux
-_CONNECTED_BYTE = 128  # UNIX_SHM_DMS of SQLite's src/os_unix.c
+# Bytes of -shm on which SQLite's locks lie: docs/formats/sqlite-wal.md.
+_WRITE_BYTE, _CHECKPOINT_BYTE, _CONNECTED_BYTE = 120, 121, 128
 
 # How long a statement of ours waits for a lock. Long enough for a commit in progress, short
 # enough that the next reading is not late.
@@ -102,11 +103,28 @@ class Source:
 
         Every process holds a shared lock on one byte of the -shm file as long as it has it mapped.
         """
+        return self._lock_holder(_CONNECTED_BYTE, fcntl.F_WRLCK) is not None
+
+    def is_checkpointer_waiting(self) -> bool:
+        """Return whether a checkpoint of another process may be waiting for a reader of ours.
+
+        One that waits (FULL, RESTART, TRUNCATE) holds the write lock besides its own: nobody can
+        write until it is through.
+        """
+        holder = self._lock_holder(_CHECKPOINT_BYTE, fcntl.F_RDLCK)
+        return holder is not None and holder == self._lock_holder(_WRITE_BYTE, fcntl.F_RDLCK)
+
+    def _lock_holder(self, byte: int, kind: int) -> int | None:
+        """Return a process whose lock on a byte of -shm conflicts with one of `kind`. Takes none.
+
+        Locks of this process do not count.
+        """
         if self._shared_memory is None:
-            return False
-        asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, _CONNECTED_BYTE, 1, 0)
+            return None
+        asked = _FLOCK.pack(kind, os.SEEK_SET, byte, 1, 0)
         answer = fcntl.fcntl(self._shared_memory, fcntl.F_GETLK, asked)
-        return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
+        found, _whence, _begin, _length, process = _FLOCK.unpack(answer)
+        return None if found == fcntl.F_UNLCK else process
 
     @property
     def size(self) -> int:

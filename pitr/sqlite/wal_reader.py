@@ -146,14 +146,19 @@ class WalReader:
         self.mark = before
         return found
 
-    def newest_frames(self, until: int) -> dict[int, int]:
-        """Return the last frame of each page from the position up to frame `until`; go there."""
+    def newest_frames(self, until: int) -> tuple[dict[int, int], int]:
+        """Return the last frame of each page up to frame `until`, and how many commits that is.
+
+        The position moves there.
+        """
         newest: dict[int, int] = {}
+        commits = 0
         for run in self.runs(until):
             numbers = iterate_frame_numbers(run.buffer, self._page_size)
-            for frame, (page_number, _) in enumerate(numbers, start=run.first_frame):
+            for frame, (page_number, commit_pages) in enumerate(numbers, start=run.first_frame):
                 newest[page_number] = frame
-        return newest
+                commits += commit_pages > 0
+        return newest, commits
 
     def image(self, frame: int) -> bytes:
         """Return the page image of a frame that was verified before."""

@@ -64,10 +64,13 @@ class Watch:
     def __init__(self, names: Iterable[str] | None) -> None:
         self._names = None if names is None else {folded(name) for name in names}
         self._unseen = {} if names is None else {folded(name): name for name in names}
+        self._known: dict[str, str] = {}  # every table met, by folded name
 
     def subjects(self, pairs: Iterable[TablePair], before: Schema, after: Schema) -> list[Subject]:
         """Return what is to be reported of all tables of two neighbouring commits."""
         shadows = before.shadows.keys() | after.shadows.keys()
+        for schema in (after, before):
+            self._known |= {name: entry.name for name, entry in schema.tables.items()}
         return [
             Subject(pair, tuple(_trees(pair, before, after)))
             for pair in pairs
@@ -85,11 +88,11 @@ class Watch:
             self._unseen.pop(name, None)
         return True
 
-    def refuse_unseen(self, schema: Schema) -> None:
+    def refuse_unseen(self) -> None:
         """Raise TableUnknown when a table that was asked for has been in no schema so far."""
         for name in self._unseen.values():
-            known = {folded(table): entry.name for table, entry in schema.tables.items()}
-            near = [known[found] for found in difflib.get_close_matches(folded(name), known, n=3)]
+            matches = difflib.get_close_matches(folded(name), self._known, n=3)
+            near = [self._known[match] for match in matches]
             raise TableUnknown(
                 f"no table {name} in the archived time",
                 detail="No commit that was looked at has a table of this name.",

@@ -57,8 +57,8 @@ class MergeOptions:
 class Blocker:
     """Rows of one table that one thing keeps from being written.
 
-    `rows` counts all of them, `keys` names the first ones by `key_columns`. A blocker of a whole
-    table has no keys.
+    `rows` counts all of them, `keys` names the first ones by `key_columns`, and `held_by`, where
+    it is not empty, beside each the live row in its way. A blocker of a whole table has no keys.
     """
 
     kind: BlockerKind
@@ -68,6 +68,7 @@ class Blocker:
     resolution: Resolution
     key_columns: tuple[str, ...] = ()
     keys: tuple[Row, ...] = ()
+    held_by: tuple[Row, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,7 +166,10 @@ def _table_document(table: TablePlan) -> dict[str, object]:
 
 def blocker_document(blocker: Blocker) -> dict[str, object]:
     """Return one blocker with its rows."""
-    keys = [dict(zip(blocker.key_columns, key, strict=True)) for key in blocker.keys]
+    keys, held_by = (
+        [dict(zip(blocker.key_columns, key, strict=True)) for key in found]
+        for found in (blocker.keys, blocker.held_by)
+    )
     return {
         "kind": str(blocker.kind),
         "table": blocker.table,
@@ -173,6 +177,7 @@ def blocker_document(blocker: Blocker) -> dict[str, object]:
         "resolution": str(blocker.resolution),
         "detail": blocker.detail,
         "keys": keys,
+        "held_by": held_by,
     }
 
 

@@ -1,4 +1,4 @@
-"""Random lives of databases: what `log` says of each commit is what SQL says of whole databases.
+"""Random lives of databases: what `log` and `when` say is what SQL says of whole databases.
 
 Every commit of a random trace is archived and also kept whole. The reference compares the two whole
 databases around a commit by SQL; the row history saw only the pages that the commit wrote.
@@ -6,53 +6,127 @@ databases around a commit by SQL; the row history saw only the pages that the co
 
 from __future__ import annotations
 
+import random
+from collections.abc import Sequence
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from pitr.errors import PitrError
 from pitr.sqlite.log import transactions
+from pitr.sqlite.segment import CommitKind
+from pitr.sqlite.when import find_row
 from pitr.vocabulary.change import TableChange
 from tests.sqlite.lives import Life
-from tests.sqlite.recorded import reference
+from tests.sqlite.recorded import Recorder, both, reference
 
 
-def listed(life: Life, tables: list[str] | None = None) -> dict[int, dict[str, TableChange]]:
+def lived(seed: int, folder: Path, steps: int, **traits: Sequence[str]) -> Life:
+    """Return a life, over. The seed is what a failure shows and what replays it."""
+    print(f"seed {seed}")
+    life = Life(seed, folder / "life.db", **traits)
+    life.live(steps)
+    life.recorder.close()
+    return life
+
+
+def told(recorder: Recorder, tables: list[str] | None = None) -> dict[int, dict[str, TableChange]]:
     """Return what the row history says, by commit and table."""
-    found = transactions(life.recorder.archive(), tables)
     return {
         int(item.position.removeprefix("commit:")): {change.table: change for change in item.tables}
-        for item in found
+        for item in transactions(recorder.archive(), tables)
     }
 
 
-def expected(life: Life, number: int) -> dict[str, TableChange]:
-    """Return what the reference says of one commit."""
-    if number in life.vacuums or number in life.renames:
-        return {}
+def expected(life: Life, number: int, found: dict[str, TableChange]) -> dict[str, TableChange]:
+    """Return what the reference says of one commit, given which tables were told of."""
+    if number in life.vacuums:
+        return {name: TableChange(table=name) for name in found}
+    if number in life.renames:
+        return {name: TableChange(table=name, altered=True) for name in found}
     return reference(life.recorder.states[number - 1], life.recorder.states[number])
 
 
-@pytest.mark.parametrize("seed", range(80))
+# The last two have rows that change on overflow pages while no other page of their table does.
+@pytest.mark.parametrize("seed", [*range(48), 170, 305])
 def test_random_life_is_told_as_sql_sees_it(seed: int, tmp_path: Path) -> None:
     """For every commit and table the counts and flags equal those of a comparison of everything."""
-    print(f"seed {seed}")
-    life = Life(seed, tmp_path / "life.db")
-    life.live(60)
-    told = listed(life)
-    life.recorder.close()
+    life = lived(seed, tmp_path, 60)
+    history = told(life.recorder)
 
     for number in range(2, life.recorder.number + 1):
-        found = told.get(number, {})
-        if number in life.vacuums:
-            assert all(
-                replace(c, rewritten=False) == TableChange(table=c.table) for c in found.values()
-            )
-            continue
-        if number in life.renames:
-            assert found == {
-                c.table: TableChange(table=c.table, altered=True) for c in found.values()
-            }
-            continue
+        found = history.get(number, {})
         plain = {name: replace(change, rewritten=False) for name, change in found.items()}
-        assert plain == expected(life, number), f"seed {seed}, commit {number}"
+        assert plain == expected(life, number, found), f"seed {seed}, commit {number}"
+
+
+@pytest.mark.parametrize("seed", range(100, 116))
+def test_one_table_asked_for_is_told_as_among_all(seed: int, tmp_path: Path) -> None:
+    """Watching one table alone finds the same, in-place changes of overflow pages included."""
+    life = lived(seed, tmp_path, 60, alone=("vacuum", "add", "drop_column", "reindex", "squeeze"))
+    everything = told(life.recorder)
+
+    for name in sorted({name for tables in everything.values() for name in tables}):
+        alone = {n: tables for n, tables in told(life.recorder, [name]).items() if tables}
+        among = {n: {name: tables[name]} for n, tables in everything.items() if name in tables}
+        assert alone == among, f"seed {seed}, table {name}"
+
+
+def ids_by_commit(life: Life, table: str) -> list[set[int]]:
+    """Return the ids of a table's rows after each commit, none before the first."""
+    found: list[set[int]] = []
+    for state in life.recorder.states:
+        with closing(both(b"", state or life.recorder.states[1])) as connection:
+            is_there = (table,) in connection.execute("SELECT name FROM new.sqlite_schema")
+            rows = connection.execute(f"SELECT id FROM new.{table}") if is_there else ()
+            found.append({row[0] for row in rows})
+    return found
+
+
+def last_end(present: list[set[int]], key: int) -> int | None:
+    """Return the newest commit after which a row was gone that was there before it."""
+    ends = (n for n in range(2, len(present)) if key in present[n - 1] - present[n])
+    return max(ends, default=None)
+
+
+@pytest.mark.parametrize("seed", range(200, 212))
+def test_end_of_a_row_is_where_it_was_last_seen(seed: int, tmp_path: Path) -> None:
+    """`when --gone` finds the commit at which a look at whole databases sees the row vanish."""
+    tables = ("CREATE TABLE {}(id INTEGER PRIMARY KEY, a, b, c)",)
+    life = lived(seed, tmp_path, 50, tables=tables, alone=("vacuum", "add", "reindex", "squeeze"))
+    archive, rng = life.recorder.archive(), random.Random(seed)
+    for table in ("t1", "t2"):
+        present = ids_by_commit(life, table)
+        ever = sorted(set().union(*present))
+        if not ever:
+            continue
+        for key in [3001, *(rng.choice(ever) for _ in range(6))]:
+            outcome = find_row(archive, table, f"id = {key}", gone=True)
+            found = outcome.transaction and outcome.transaction.position
+            end = last_end(present, key)
+            assert found == (end and f"commit:{end}"), f"seed {seed}, {table}, id {key}"
+            assert (outcome.row or {}).get("id", key) == key
+
+
+@pytest.mark.parametrize("seed", range(300, 360))
+def test_damage_is_refused_or_without_effect(seed: int, tmp_path: Path) -> None:
+    """Whatever bytes of archived pages say, the walk ends, with an answer or an error of ours."""
+    life = lived(seed, tmp_path, 12)
+    recorder, rng = life.recorder, random.Random(seed)
+    state = bytearray(recorder.states[-1])
+    size = recorder.page_size
+    pages = set()
+    for _ in range(rng.choice([1, 3, 30])):
+        page = rng.choice([1, *range(1, len(state) // size + 1)])
+        at = rng.choice([rng.randrange(16), rng.randrange(100, 120), rng.randrange(size)])
+        state[(page - 1) * size + at] = rng.choice([0, 1, 2, 5, 10, 13, 0x7F, 0x80, 0xFF])
+        pages.add(page)
+    recorder.append(bytes(state), pages, CommitKind.COMMIT)
+
+    for tables in (None, ["t1"]):
+        with suppress(PitrError):
+            transactions(recorder.archive(), tables)
+    with suppress(PitrError):
+        find_row(recorder.archive(), "t1", "id = 5 OR a = 7", gone=False)

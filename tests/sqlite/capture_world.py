@@ -28,23 +28,45 @@ from pitr.sqlite.session import CaptureOptions
 FAST = CaptureOptions(poll_seconds=0.02, flush_seconds=0.05)
 WAIT_SECONDS = 20.0
 
+# Each line of input is a statement and its parameters, or one of three words:
+# `bytes FILE BEGIN LENGTH`, `blob TABLE COLUMN ROWID LENGTH`, and `watch FOLDER`, after which the
+# image of the database goes into the folder whenever a statement has changed it.
 _APP = """
-import json, sqlite3, sys
+import json, os, sqlite3, sys
 c = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=5.0)
+watched, last, count = None, None, 0
+def read_bytes(name, begin, length):
+    with open(name, "rb") as file:
+        file.seek(int(begin))
+        return [[file.read(int(length)).hex()]]
+def write_blob(table, column, rowid, length):
+    with c.blobopen(table, column, int(rowid)) as blob:
+        blob.seek(100)
+        blob.write(os.urandom(int(length)))
+    return []
+def watch(folder):
+    global watched
+    watched = folder
+    return []
+words = {"bytes": read_bytes, "blob": write_blob, "watch": watch}
 print("{}", flush=True)
 for line in sys.stdin:
     sql, parameters = json.loads(line)
+    word, *arguments = sql.split(" ")
     try:
-        if sql.startswith("bytes "):
-            _, name, begin, length = sql.split(" ")
-            with open(name, "rb") as file:
-                file.seek(int(begin))
-                rows = [[file.read(int(length)).hex()]]
+        if word in words:
+            rows = words[word](*arguments)
         else:
             rows = [list(row) for row in c.execute(sql, parameters).fetchall()]
         answer = {"rows": rows}
     except sqlite3.Error as error:
         answer = {"error": str(error)}
+    if watched and not c.in_transaction:
+        image = c.serialize()
+        if image != last:
+            last, count = image, count + 1
+            with open(f"{watched}/{count:06d}", "wb") as file:
+                file.write(image)
     print(json.dumps(answer), flush=True)
 """
 

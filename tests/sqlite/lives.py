@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import sqlite3
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -31,7 +32,13 @@ _ALONE = ("vacuum", "rename", "add", "drop_column", "reindex", "squeeze", "renam
 class Life:
     """One database and the statements that happen to it; every choice follows from the seed."""
 
-    def __init__(self, seed: int, path: Path) -> None:
+    def __init__(
+        self,
+        seed: int,
+        path: Path,
+        tables: Sequence[str] = _TABLES,
+        alone: Sequence[str] = _ALONE,
+    ) -> None:
         self.rng = random.Random(seed)
         self.page_size = PAGE_SIZES[seed % len(PAGE_SIZES)]
         self.recorder = Recorder(
@@ -42,6 +49,8 @@ class Life:
             wal=self.rng.random() < 0.8,
             secure_delete=self.rng.random() < 0.2,
         )
+        self.tables = tables
+        self.alone = alone
         self.made = 0
         self.vacuums: set[int] = set()
         self.renames: set[int] = set()
@@ -68,7 +77,7 @@ class Life:
 
     def _alone(self) -> None:
         before = self.recorder.number
-        action = self._do(self.rng.choice(_ALONE))
+        action = self._do(self.rng.choice(self.alone))
         after = self.recorder.take()
         if after > before and action == "vacuum":
             self.vacuums.add(after)
@@ -163,7 +172,7 @@ class Life:
 
     def _create(self) -> None:
         self.made += 1
-        self._run(self.rng.choice(_TABLES).format(f"t{self.made}"))
+        self._run(self.rng.choice(self.tables).format(f"t{self.made}"))
 
     def _drop(self) -> None:
         # From pages alone an empty table that is dropped and made anew looks like a renamed one,

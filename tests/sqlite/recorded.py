@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +18,17 @@ import apsw
 
 from pitr.archive.memory import MemoryStore
 from pitr.sqlite.history import PageArchive
-from pitr.sqlite.segment import CommitKind, SegmentWriter, WalMark, page_digest
+from pitr.sqlite.segment import (
+    FIRST_CHAIN,
+    CommitKind,
+    SegmentWriter,
+    WalMark,
+    page_digest,
+)
 from pitr.vocabulary.change import TableChange
 
 START_US = 1_700_000_000_000_000
 _WAL_HEADER, _FRAME_HEADER = 32, 24
-Counts = tuple[int, int, int]  # inserted, updated, deleted
 
 
 class Recorder:
@@ -38,11 +43,13 @@ class Recorder:
         encoding: str = "UTF-8",
         wal: bool = True,
         secure_delete: bool = False,
+        store: MemoryStore | None = None,
     ) -> None:
         self.path = path
         self.page_size = page_size
-        self.store = MemoryStore()
-        self._writer = SegmentWriter(self.store.put_new, page_size=page_size, lease=1)
+        self.store = MemoryStore() if store is None else store
+        self._chain = FIRST_CHAIN
+        self._begin_segment()
         self.is_wal = wal
         self._wal_bytes = _WAL_HEADER
         self.states: list[bytes] = [b""]
@@ -83,6 +90,24 @@ class Recorder:
             self._take(kind)
         return self.number
 
+    def _begin_segment(self) -> None:
+        self._writer = SegmentWriter(
+            self.store.put_new, page_size=self.page_size, lease=1, chain=self._chain
+        )
+
+    def lay_out_anew(self, page_size: int) -> int:
+        """Change the page size, which takes a VACUUM outside of WAL mode; archive a new base."""
+        self._writer.flush()
+        self.connection.execute("PRAGMA journal_mode = DELETE")
+        self.connection.execute(f"PRAGMA page_size = {page_size}")
+        self.connection.execute("VACUUM")
+        self.page_size, self.is_wal = page_size, False
+        self._begin_segment()
+        self.states.append(self.path.read_bytes())
+        pages = dict(_differing(b"", self.states[-1], page_size))
+        self._write(pages, len(pages), CommitKind.BASE, self.number)
+        return self.number
+
     def _take(self, kind: CommitKind) -> None:
         before = self.states[-1]
         pages, page_count = self._from_wal() if self.is_wal else self._from_file(before)
@@ -94,11 +119,12 @@ class Recorder:
             state[(page - 1) * size : page * size] = image
         if kind is CommitKind.GAP:
             pages = dict(_differing(before, bytes(state), size))
-        self._write(pages, page_count, kind)
         self.states.append(bytes(state))
+        self._write(pages, page_count, kind, self.number)
 
-    def _write(self, pages: dict[int, bytes], page_count: int, kind: CommitKind) -> None:
-        number = len(self.states)
+    def _write(
+        self, pages: dict[int, bytes], page_count: int, kind: CommitKind, number: int
+    ) -> None:
         at_us = START_US + number * 1_000_000
         self._writer.begin(
             number=number,
@@ -112,7 +138,15 @@ class Recorder:
         for page, image in sorted(pages.items()):
             if page <= page_count:
                 self._writer.page(page, image, page_digest(image))
-        self._writer.end()
+        self._chain = self._writer.end().chain
+
+    def append(self, state: bytes, pages: Iterable[int], kind: CommitKind) -> int:
+        """Archive a state that SQLite did not write, by these of its pages."""
+        size = self.page_size
+        images = {page: state[(page - 1) * size : page * size] for page in pages}
+        self.states.append(state)
+        self._write(images, len(state) // size, kind, self.number)
+        return self.number
 
     def _from_wal(self) -> tuple[dict[int, bytes], int]:
         """Return the pages of the new frames up to the last commit, and the size after it.
@@ -171,17 +205,18 @@ def reference(before: bytes, after: bytes) -> dict[str, TableChange]:
 
     Tables without any difference are absent. Knows nothing of renames and virtual tables.
     """
-    with closing(_both(before, after)) as both:
-        old, new = _tables(both, "old"), _tables(both, "new")
+    with closing(both(before, after)) as connection:
+        old, new = _tables(connection, "old"), _tables(connection, "new")
         found = {}
         for name in old.keys() | new.keys():
-            change = _reference_of(both, name, old.get(name), new.get(name))
+            change = _reference_of(connection, name, old.get(name), new.get(name))
             if change is not None:
                 found[name] = change
         return found
 
 
-def _both(before: bytes, after: bytes) -> apsw.Connection:
+def both(before: bytes, after: bytes) -> apsw.Connection:
+    """Return a connection with the two states attached as `old` and `new`."""
     connection = apsw.Connection(":memory:")
     encoding = {2: "UTF-16le", 3: "UTF-16be"}.get(int.from_bytes(after[56:60], "big"), "UTF-8")
     connection.execute(f"PRAGMA encoding = '{encoding}'")
@@ -212,10 +247,10 @@ def _tables(connection: apsw.Connection, schema: str) -> dict[str, _Known]:
 
 
 def _reference_of(
-    both: apsw.Connection, name: str, old: _Known | None, new: _Known | None
+    connection: apsw.Connection, name: str, old: _Known | None, new: _Known | None
 ) -> TableChange | None:
     def count(sql: str) -> int:
-        return int(str(both.execute(sql).get))
+        return int(str(connection.execute(sql).get))
 
     if old is None or new is None:
         rows = count(f'SELECT count(*) FROM {"old" if old else "new"}."{name}"')
@@ -248,6 +283,3 @@ def _reference_of(
         truncated=truncated,
         altered=altered,
     )
-
-
-Differ = Callable[[bytes, bytes], dict[str, TableChange]]

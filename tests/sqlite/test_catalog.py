@@ -13,14 +13,15 @@ import pytest
 from pitr.archive.store import ObjectInfo
 from pitr.sqlite.catalog import Catalog
 from pitr.sqlite.compaction import plan, unneeded
+from pitr.sqlite.segment import Note
 from tests.sqlite.builders import infos
 
 
-def a_link(first: int, last: int, chains: str, *, lease: int = 1, coarse: bool = False) -> str:
+def a_link(first: int, last: int, chains: str, *, lease: int = 1, note: str = "") -> str:
     """Return the key of a segment from one state to another: `chains` is a letter for each."""
     before, after = (8 * f"{ord(chain) % 16:x}" for chain in chains)
     name = f"log/{first:016d}-{last:016d}.0000.{lease:08d}.{before}-{after}"
-    return f"{name}.coarse" if coarse else name
+    return f"{name}.{note}" if note else name
 
 
 def a_part(number: int, part: int, chains: str, *, last: bool = False, lease: int = 1) -> str:
@@ -69,9 +70,23 @@ def test_compacted_tile_supersedes_its_inputs() -> None:
 
 def test_folded_tile_supersedes_the_one_it_was_made_of() -> None:
     """A tile folded in place wins over the same commits unfolded."""
-    catalog = Catalog.of(infos(a_link(1, 4, "@b"), a_link(1, 4, "@b", coarse=True)))
+    catalog = Catalog.of(infos(a_link(1, 4, "@b"), a_link(1, 4, "@b", note="coarse")))
 
-    assert [tile.coarse for tile in catalog.tiles] == [True]
+    assert [tile.note for tile in catalog.tiles] == [Note.COARSE]
+
+
+def test_special_tiles_are_those_of_the_line_that_are_named_so() -> None:
+    """Bases, gaps and forks are listed by name; what a fenced writer wrote is not among them."""
+    names = [
+        a_link(1, 1, "@a", note="base"),
+        a_link(2, 4, "ab", note="coarse"),
+        a_link(5, 5, "bx", note="gap"),
+        a_link(5, 5, "bc", note="fork", lease=2),
+        a_link(6, 9, "cd", lease=2),
+    ]
+
+    special = Catalog.of(infos(*names)).special
+    assert [(tile.first, tile.note) for tile in special] == [(1, Note.BASE), (5, Note.FORK)]
 
 
 def test_missing_object_is_a_hole_with_the_rest_on_both_sides() -> None:

@@ -87,9 +87,27 @@ def test_merging_keeps_every_commit_as_it_was(seed: int) -> None:
 def test_many_small_tiles_become_one() -> None:
     """Sixteen and more adjacent small objects are worth a merge, fewer are not."""
     for count, left in ((15, 15), (16, 1), (40, 1)):
-        builder = ArchiveBuilder().write_apart(*small_commits(range(1, count + 1)))
+        builder = ArchiveBuilder().write_apart(*small_commits(range(1, count + 2)))
         compact_fully(builder.store, fine_window_us=_LATER_US)
-        assert len(keys(builder.store)) == left
+        assert len(keys(builder.store)) == 1 + left
+
+
+@pytest.mark.parametrize("fine_window_us", [_LATER_US, 0])
+def test_special_commits_keep_their_objects(fine_window_us: int) -> None:
+    """Bases, gaps and forks stay as they are, so that a listing shows them for ever."""
+    kinds = {20: CommitKind.GAP, 21: CommitKind.GAP, 40: CommitKind.FORK, 60: CommitKind.BASE}
+    builder = ArchiveBuilder().write_apart(a_base(1))
+    for number in range(2, 81):
+        commit = a_commit(number, {1: f"{number}"}, page_count=1, kind=kinds.get(number))
+        builder.write_apart(commit)
+    special = [tile.objects for tile in catalog_of(builder.store).special]
+    assert len(special) == 5
+
+    compact_fully(builder.store, fine_window_us=fine_window_us)
+
+    assert [tile.objects for tile in catalog_of(builder.store).special] == special
+    assert len(keys(builder.store)) == 5 + 4
+    assert_states(builder.store, builder, all_of_them=bool(fine_window_us))
 
 
 def test_merged_object_waits_for_equals_before_it_is_merged_again() -> None:
@@ -133,7 +151,7 @@ def test_plan_can_be_printed() -> None:
 
     [merge] = plan(catalog_of(builder.store), coarse_until=0)
 
-    assert str(merge) == f"merge commits 1 to 20: 20 objects, {merge.size} bytes"
+    assert str(merge) == f"merge commits 2 to 20: 19 objects, {merge.size} bytes"
 
 
 def test_large_commits_are_left_as_they_are() -> None:
@@ -148,23 +166,21 @@ def test_large_commits_are_left_as_they_are() -> None:
 
     compact_fully(builder.store)
 
-    assert keys(builder.store)[1:-1] == parts
+    assert keys(builder.store)[2:-1] == parts
     assert_states(builder.store, builder, all_of_them=False)
 
 
 def test_vacuum_to_another_page_size_is_not_merged_across() -> None:
     """A segment has one page size: the run is cut where it changes."""
-    builder = ArchiveBuilder(page_size=512).write_apart(*small_commits(range(1, 11)))
+    builder = ArchiveBuilder(page_size=512).write_apart(*small_commits(range(1, 21)))
     builder.begin_page_size(1024)
-    after = [
-        a_commit(n, {1: f"{n}"}, page_count=1, kind=CommitKind(n == 11), page_size=1024)
-        for n in range(11, 21)
-    ]
-    builder.write_apart(*after)
+    base = a_commit(21, {1: "21"}, page_count=1, kind=CommitKind.BASE, page_size=1024)
+    after = [a_commit(n, {1: f"{n}"}, page_count=1, page_size=1024) for n in range(22, 41)]
+    builder.write_apart(base, *after)
 
     compact_fully(builder.store, fine_window_us=_LATER_US)
 
-    assert len(keys(builder.store)) == 2
+    assert len(keys(builder.store)) == 4
     assert_states(builder.store, builder, all_of_them=True)
 
 
@@ -274,14 +290,14 @@ def test_compaction_across_leases_keeps_the_successor_in_charge() -> None:
     zombie = builder.taken_over(1)
     successor = builder.taken_over(2).write_apart(*small_commits(range(11, 21)))
     compact_fully(builder.store, fine_window_us=_LATER_US)
-    assert len(keys(builder.store)) == 1
+    assert len(keys(builder.store)) == 2
 
     zombie.write_apart(*(a_commit(n, {1: "zombie"}) for n in range(11, 40)))
 
     assert_states(builder.store, successor, all_of_them=True)
     assert PageArchive(builder.store).catalog.last_commit == 20
     compact_fully(builder.store, fine_window_us=_LATER_US)
-    assert len(keys(builder.store)) == 1
+    assert len(keys(builder.store)) == 2
 
 
 def test_line_is_left_alone_until_the_newest_lease_has_written() -> None:
@@ -297,7 +313,7 @@ def test_line_is_left_alone_until_the_newest_lease_has_written() -> None:
 
     builder.taken_over(2).write_apart(a_commit(21, {1: "21"}))
     compact_fully(builder.store)
-    assert len(keys(builder.store, "log/")) == 1
+    assert len(keys(builder.store, "log/")) == 2
 
 
 def test_two_compactions_at_once_do_the_same() -> None:
@@ -322,7 +338,7 @@ def test_inputs_stay_through_the_grace_period() -> None:
     stored_us = max(info.modified_us for info in builder.store.list())
 
     assert sweep(builder.store, catalog, now_us=stored_us + GRACE_US - 1) == []
-    assert len(sweep(builder.store, catalog, now_us=stored_us + GRACE_US)) == 20
+    assert len(sweep(builder.store, catalog, now_us=stored_us + GRACE_US)) == 19
     assert_states(builder.store, builder, all_of_them=True)
 
 
@@ -439,7 +455,7 @@ def test_compaction_killed_at_any_change_leaves_every_state(fine_window_us: int)
             assert_states(store, builder, all_of_them=fine_window_us > 0)
             compact_fully(store, fine_window_us=fine_window_us)
         assert_states(store, builder, all_of_them=fine_window_us > 0)
-        assert len(keys(store, "log/")) == 1
+        assert len(keys(store, "log/")) == 2
 
 
 def test_compaction_stops_between_two_objects_when_asked() -> None:
@@ -459,7 +475,7 @@ def test_groups_of_a_plan_keep_what_it_names() -> None:
 
     [merge] = plan(catalog, coarse_until=20, keep=[3, 7, 99])
 
-    assert merge == Merge(catalog.tiles, coarse=True, keep=frozenset({3, 7}))
+    assert merge == Merge(catalog.tiles[1:], coarse=True, keep=frozenset({3, 7}))
     run(builder.store, merge)
     records: list[CommitRecord] = PageArchive(builder.store).commits()
     assert {3, 7} <= {record.number for record in records}

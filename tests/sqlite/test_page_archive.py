@@ -7,10 +7,11 @@ import random
 import pytest
 
 from pitr.archive.memory import MemoryStore
-from pitr.errors import ArchiveGap, OutsideWindow
-from pitr.sqlite import images
+from pitr.archive.object import ObjectReader
+from pitr.errors import ArchiveGap, CorruptObject, OutsideWindow
+from pitr.sqlite import images, segment
 from pitr.sqlite.history import PageArchive
-from pitr.sqlite.segment import CommitKind
+from pitr.sqlite.segment import CommitKind, SegmentIndex
 from tests.sqlite.builders import (
     START_US,
     ArchiveBuilder,
@@ -116,6 +117,26 @@ def test_commits_of_one_moment_give_the_last_of_them() -> None:
     assert found.number == 5
 
 
+@pytest.mark.parametrize("bytes_max", [1 << 20, 300])
+def test_special_commits_are_found_without_any_ordinary_index(bytes_max: int) -> None:
+    """Every base, gap and fork is told, by reading the objects that are named for them alone."""
+    kinds = {7: CommitKind.GAP, 12: CommitKind.FORK, 30: CommitKind.GAP}
+    builder = ArchiveBuilder(bytes_max=bytes_max).write_apart(a_base(9))
+    for number in range(2, 41):
+        pages = {page: f"{page} {number}" for page in range(1, 10)}
+        builder.write_apart(a_commit(number, pages, page_count=9, kind=kinds.get(number)))
+    named = [key for key in keys(builder.store) if key.endswith((".base", ".gap", ".fork"))]
+    store = a_store_with({key: builder.store.get(key) for key in named})
+    for key in keys(builder.store, "log/"):
+        if key not in named:
+            store.put_new(key, b"not to be read")
+
+    special = PageArchive(store).special_commits()
+
+    assert special == [r for r in builder.records if r.kind is not CommitKind.COMMIT]
+    assert [record.number for record in special] == [1, 7, 12, 30]
+
+
 def test_empty_archive_says_how_to_begin() -> None:
     """Before the first commit there is nothing to go back to."""
     archive = PageArchive(MemoryStore())
@@ -198,22 +219,64 @@ def test_prefetch_joins_near_pages_into_one_request() -> None:
     assert store.requests <= 2
 
 
-def test_frames_fetched_ahead_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("store", [MemoryStore(), RemoteStore()])
+def test_images_fetched_ahead_are_bounded(
+    store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What was fetched and never asked for does not fill the memory."""
-    monkeypatch.setattr(images, "_FRAMES_BYTES_MAX", 100_000)
-    store = RemoteStore()
+    monkeypatch.setattr(images, "AHEAD_BYTES_MAX", 50 * 512)
     rng = random.Random(3)
     pages = {page: rng.randbytes(512) for page in range(1, 4001)}
     ArchiveBuilder(store).write(a_commit(1, pages, page_count=4000)).flush()
     archive = PageArchive(store)
     source = archive.at(1)
 
-    source.prefetch(pages)
-    for page in rng.sample(range(1, 4001), 300):
-        assert source.page(page) == pages[page]
+    for _ in range(5):
+        source.prefetch(rng.sample(range(1, 4001), 100))
+        for page in rng.sample(range(1, 4001), 300):
+            assert source.page(page) == pages[page]
 
-    kept = archive.images._frames
-    assert sum(map(len, kept.values())) == archive.images._frames_bytes <= 100_000
+        assert 0 < len(archive.images._ahead) <= 50
+
+
+def test_few_neighbours_are_read_locally_without_those_behind_them() -> None:
+    """A selective read of a local archive costs its own pages; only a longer one reads ahead."""
+    builder = ArchiveBuilder()
+    rng = random.Random(3)
+    pages = {page: rng.randbytes(512) for page in range(1, 401)}
+    builder.write(a_commit(1, pages, page_count=400)).flush()
+    archive = PageArchive(builder.store)
+    source = archive.at(1)
+    before = archive.bytes_read
+
+    for page in (300, 40, 41, 42, 43, 300, 9):
+        assert source.page(page) == pages[page]
+    assert archive.bytes_read - before < 7 * 600
+
+    for page in range(100, 110):
+        source.page(page)
+    assert archive.bytes_read - before > 30 * 512
+
+
+def test_damage_in_pages_read_ahead_is_told_of_the_damaged_page_alone() -> None:
+    """Of images that are fetched together one is altered: the others are served, it is not."""
+    builder = ArchiveBuilder()
+    rng = random.Random(3)
+    pages = {page: rng.randbytes(256) * 2 for page in range(1, 201)}
+    builder.write(a_commit(1, pages, page_count=200)).flush()
+    [(key, data)] = snapshot(builder.store).items()
+    index = SegmentIndex(ObjectReader.of_bytes(key, data, segment.KIND))
+    for page, at in ((50, 40), (120, 2)):  # in the content of an image, and in its zstd header
+        offset = index.offsets[page - 1] + at
+        data = data[:offset] + bytes([data[offset] ^ 0x10]) + data[offset + 1 :]
+    source = PageArchive(a_store_with({key: data})).at(1)
+
+    for page in range(1, 201):
+        if page in (50, 120):
+            with pytest.raises(CorruptObject):
+                source.page(page)
+        else:
+            assert source.page(page) == pages[page]
 
 
 def test_selective_read_of_a_mapped_state_reads_little() -> None:

@@ -12,13 +12,12 @@ from pitr.archive.object import ObjectReader
 from pitr.errors import CorruptObject, PreconditionFailed
 from pitr.sqlite import segment
 from pitr.sqlite.history import PageArchive
-from pitr.sqlite.segment import CommitKind, SegmentIndex, SegmentWriter, WalMark, page_digest
+from pitr.sqlite.segment import CommitKind, Note, SegmentIndex, SegmentWriter, WalMark, page_digest
 from pitr.sqlite.verify import check_chain, verify_archive
 from tests.sqlite.builders import (
     ArchiveBuilder,
     a_base,
     a_commit,
-    a_store_with,
     an_image,
     keys,
     read_state,
@@ -105,11 +104,46 @@ def test_complete_commits_before_a_large_one_are_emitted_apart() -> None:
     builder = ArchiveBuilder(bytes_max=2000)
     rng = random.Random(1)
     large = {page: rng.randbytes(512) for page in range(1, 9)}
-    builder.write(a_base(), a_commit(2, {1: "a"}), a_commit(3, large, page_count=8)).flush()
+    small = a_commit(2, {1: "a"}), a_commit(3, {1: "b"})
+    builder.write(a_base(), *small, a_commit(4, large, page_count=8)).flush()
 
     commits = [key.split("/")[1].split(".")[0] for key in keys(builder.store)]
-    assert commits[0].endswith("-0000000000000002")
-    assert all(part.startswith("0000000000000003") for part in commits[1:])
+    assert commits[1] == f"{2:016d}-{3:016d}"
+    assert all(part.startswith(f"{4:016d}") for part in commits[2:])
+
+
+@pytest.mark.parametrize("kind", [CommitKind.BASE, CommitKind.GAP, CommitKind.FORK])
+@pytest.mark.parametrize("bytes_max", [1 << 20, 200])
+def test_special_commit_has_objects_of_its_own_that_say_so(
+    kind: CommitKind, bytes_max: int
+) -> None:
+    """A base, gap or fork is found by its name, also when it is cut into parts."""
+    builder = ArchiveBuilder(bytes_max=bytes_max)
+    rng = random.Random(1)
+    pages = {page: rng.randbytes(512) for page in range(1, 5)}
+    builder.write(a_base(), a_commit(2, {1: "a"}), a_commit(3, pages, kind=kind))
+    builder.write(a_commit(4, {1: "b"})).flush()
+
+    note = f".{kind.name.lower()}"
+    third = [key for key in keys(builder.store) if f"-{3:016d}." in key]
+    assert len(third) == (1 if bytes_max > 512 else 4)
+    assert all(f"/{3:016d}-{3:016d}." in key and key.endswith(note) for key in third)
+    assert [key for key in keys(builder.store, f"log/{4:016d}") if "." not in key[-17:]]
+    for key, data in snapshot(builder.store).items():
+        index_of(key, data)
+
+
+@pytest.mark.parametrize("note", [Note.NONE, Note.COARSE, Note.GAP])
+def test_special_commit_under_another_note_is_refused(
+    note: Note, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who trusts the names to show every base must not be deceived by a writer that forgot."""
+    with monkeypatch.context() as patch:
+        patch.setitem(segment._SPECIAL, CommitKind.BASE, note)
+        builder = ArchiveBuilder().write(a_base()).flush()
+
+    with pytest.raises(CorruptObject, match="damaged"):
+        index_of(*snapshot(builder.store).popitem())
 
 
 def test_chain_depends_on_every_page_and_on_the_commits_before() -> None:
@@ -165,10 +199,10 @@ def test_find_page_in_commit_without_it_gives_nothing() -> None:
     builder = ArchiveBuilder().write(a_base(), a_commit(2, {3: "x"}), a_commit(3, {1: "y"}))
     index = index_of(*snapshot(builder.flush().store).popitem())
 
-    assert index.find(2, 3) == 4
+    assert index.find(2, 3) == 0
     assert index.find(2, 1) is None
     assert index.find(3, 3) is None
-    assert [index.commit_of(entry) for entry in range(6)] == [1, 1, 1, 1, 2, 3]
+    assert [index.commit_of(entry) for entry in range(2)] == [2, 3]
 
 
 def test_object_in_the_document_is_what_the_document_says() -> None:
@@ -183,10 +217,12 @@ def test_object_in_the_document_is_what_the_document_says() -> None:
         assert int(offset, 16) == len(data)
         data += bytes.fromhex(row)
     [key] = re.findall(r"^Key: `(log/.*)`$", document, re.M)
+    base = a_commit(1, {1: "one", 2: "two"}, page_count=2, time_us=1_700_000_000_000_000)
 
-    store = a_store_with({key: data})
+    store = ArchiveBuilder().write(base).flush().store
+    store.put_new(key, data)
     archive = PageArchive(store)
-    assert read_state(archive, 1) == [an_image("one"), an_image("two")]
     assert read_state(archive, 2) == [an_image("one"), an_image("deux")]
-    assert archive.last_commit().wal == WalMark(0x11111111, 0x22222222, 3, 0x55555555, 0x66666666)
+    assert read_state(archive, 3) == [an_image("uno"), an_image("dos")]
+    assert archive.last_commit().wal == WalMark(0x11111111, 0x22222222, 5, 0x77777777, 0x88888888)
     assert verify_archive(store).ok

@@ -26,7 +26,12 @@ _LANES = 256
 _PAIRS_BETWEEN_MASKS = 16
 
 
-def _wal_checksum(data: Bytes, s0: int, s1: int, big_endian: bool) -> tuple[int, int]:  # noqa: FBT001 - the signature of the C twin
+def _wal_checksum(
+    data: Bytes,
+    s0: int,
+    s1: int,
+    big_endian: bool,  # noqa: FBT001 - the signature of the C twin
+) -> tuple[int, int]:
     for first, second in struct.iter_unpack(">II" if big_endian else "<II", data):
         s0 = (s0 + first + s1) & _WORD
         s1 = (s1 + second + s0) & _WORD

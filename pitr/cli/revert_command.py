@@ -1,0 +1,47 @@
+"""revert: one transaction as a recovery, ready to be compared and merged."""
+
+from __future__ import annotations
+
+import click
+
+from pitr.cli.options import json_option, settings_of, source_options
+from pitr.cli.past import destination, echo_target, emit_restored
+from pitr.operations.revert import RevertRequest
+from pitr.operations.revert import revert as revert_transaction
+
+
+@click.command()
+@click.argument("transaction", metavar="TRANSACTION")
+@click.option(
+    "-t", "--table", "tables", multiple=True, metavar="TABLE", help="Only this table; repeatable."
+)
+@click.option("--to", metavar="FILE", help="Where to write the sidecar; must not exist.")
+@click.option("--no-compare", is_flag=True, help="Do not count against the live database.")
+@source_options
+@json_option
+def revert(
+    transaction: str,
+    tables: tuple[str, ...],
+    to: str | None,
+    config: str | None,
+    source: str | None,
+    archive: str | None,
+    *,
+    no_compare: bool,
+    as_json: bool,
+) -> None:
+    """Make a recovery of exactly what one transaction changed.
+
+    TRANSACTION is a position that 'pitr log' and 'pitr when' show, as in commit:4711. The sidecar
+    holds its tables as they were before it; 'pitr diff' then tells its damage from what came
+    later. Nothing is written to the source.
+    """
+    request = RevertRequest(
+        transaction=transaction,
+        tables=tables,
+        destination=None if to is None else destination(to),
+        compare=not no_compare,
+    )
+    settings = settings_of(config, source, archive)
+    outcome = revert_transaction(settings, request, on_target=echo_target)
+    emit_restored(outcome.restored, outcome.warnings, as_json=as_json)

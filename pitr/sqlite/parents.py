@@ -1,0 +1,234 @@
+"""What foreign keys hold against a plan: parents that are not there, children that would lose theirs.
+
+Asked for the rows that the plan writes, and for no others: what other rows violate already is not
+the plan's business. A database whose application never enforces foreign keys is full of that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import apsw
+
+from pitr.sqlite.blockers import KEYS_SHOWN
+from pitr.sqlite.foreign_keys import ForeignKey, ForeignKeys
+from pitr.sqlite.planned import PlannedTable
+from pitr.sqlite.tables import folded
+from pitr.sqlite.tokens import quoted
+from pitr.vocabulary.plan import Blocker, BlockerKind, Resolution
+from pitr.vocabulary.row_class import Action
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Family:
+    """The planned tables and their foreign keys, as of the live database.
+
+    `live_tables` are folded names. `then` has, by folded name, the relation that holds every row of
+    a table at the target: rows that had no parent then either are no fault of the plan.
+    """
+
+    keys: ForeignKeys
+    tables: Sequence[PlannedTable]
+    live_tables: frozenset[str]
+    then: Mapping[str, str] = field(default_factory=dict)
+
+    def planned(self, name: str) -> Iterator[PlannedTable]:
+        """Yield the planned tables of a name."""
+        return (table for table in self.tables if folded(table.name) == folded(name))
+
+    def is_checked(self, key: ForeignKey) -> bool:
+        """Return whether rows can be judged by the key: its parent has, or had, such a key."""
+        was_there = folded(key.parent) in self.then or self.has(key.parent)
+        return bool(key.parent_columns) and was_there
+
+    def can_be_enforced(self) -> bool:
+        """Return whether SQLite takes writes to the planned tables under foreign_keys = ON.
+
+        It refuses them all where a parent, or the key that is named in it, does not exist.
+        """
+        return all(
+            key.parent_columns and self.has(key.parent)
+            for table in self.tables
+            for key in self.keys.of(table.name)
+        )
+
+    def has(self, name: str) -> bool:
+        """Return whether a table is there, or will be."""
+        return folded(name) in self.live_tables or any(self.planned(name))
+
+
+@dataclass(frozen=True, slots=True)
+class Orphans:
+    """Blockers, and how many rows of which table had no parent at the target either."""
+
+    blockers: tuple[Blocker, ...]
+    tolerated: Mapping[str, int]
+
+
+def find_orphans(
+    connection: apsw.Connection, family: Family, resolution: Resolution
+) -> Orphans:
+    """Leave out rows that would have no parent or whose children would lose theirs.
+
+    With rows left out, others may lose their parents in turn: so again, until there is nothing new.
+    """
+    blockers: list[Blocker] = []
+    while True:
+        found = [*_childless(connection, family, resolution)]
+        found += _parentless(connection, family, resolution)
+        blockers += found
+        if not found or resolution is Resolution.BLOCKS:
+            return Orphans(tuple(blockers), _tolerated(connection, family))
+
+
+def _parentless(
+    connection: apsw.Connection, family: Family, resolution: Resolution
+) -> Iterator[Blocker]:
+    for table in family.tables:
+        for key in family.keys.of(table.name):
+            if not table.classes(Action.INSERT, Action.UPDATE) or not family.is_checked(key):
+                continue
+            chosen = f"{_without_parent(family, table, key)} AND {_had_parent(family, key)}"
+            detail = f"{', '.join(key.child_columns)} names rows of {key.parent} that are not there"
+            yield from _leave_out(connection, table, chosen, detail, resolution)
+
+
+def _leave_out(
+    connection: apsw.Connection,
+    table: PlannedTable,
+    chosen: str,
+    detail: str,
+    resolution: Resolution,
+) -> Iterator[Blocker]:
+    keys = connection.execute(
+        f"SELECT {table.key_values()} FROM {table.rows} AS r WHERE {table.acting()}"
+        f" AND ({table.row_key_of()}) IN ({chosen}) LIMIT {KEYS_SHOWN}"
+    ).fetchall()
+    if keys:
+        rows = table.leave_out(connection, BlockerKind.PARENT_MISSING, chosen)
+        yield Blocker(
+            kind=BlockerKind.PARENT_MISSING,
+            table=table.name,
+            rows=rows,
+            detail=detail,
+            resolution=resolution,
+            key_columns=table.key,
+            keys=tuple(keys),
+        )
+
+
+def _tolerated(connection: apsw.Connection, family: Family) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for table in family.tables:
+        for key in family.keys.of(table.name):
+            if family.is_checked(key) and folded(key.parent) in family.then:
+                chosen = _without_parent(family, table, key)
+                rows = int(connection.execute(f"SELECT count(*) FROM ({chosen})").get)
+                if rows:
+                    found[f"{table.name}.{', '.join(key.child_columns)}"] = rows
+    return found
+
+
+def _had_parent(family: Family, key: ForeignKey) -> str:
+    then = family.then.get(folded(key.parent))
+    if then is None:
+        return "TRUE"  # not known: then it is asked for
+    return f"EXISTS (SELECT 1 FROM {then} AS p WHERE {key.has_parent('p', 'x')})"
+
+
+def _without_parent(family: Family, table: PlannedTable, key: ForeignKey) -> str:
+    """Return a SELECT of the row keys of rows that would have no parent; more may be ANDed to it.
+
+    A parent is a live row, or one that the plan writes.
+    """
+    places = []
+    if folded(key.parent) in family.live_tables:
+        live = f"main.{quoted(key.parent)}"
+        places.append(f"SELECT 1 FROM {live} AS p WHERE {key.has_parent('p', 'x')}")
+    for parent in family.planned(key.parent):
+        if parent.classes(Action.INSERT, Action.UPDATE):
+            places.append(
+                f"SELECT 1 FROM {parent.rows} AS q {parent.becoming(alias='p', rows='q')}"
+                f" WHERE {key.has_parent('p', 'x')}"
+                f" AND {parent.acting(Action.INSERT, Action.UPDATE, rows='q')}"
+            )
+    absent = "".join(f" AND NOT EXISTS ({place})" for place in places)
+    return (
+        f"SELECT {table.row_key_of()} FROM {table.rows} AS r {table.becoming()}"
+        f" WHERE {table.writes_columns(key.child_columns)} AND {key.names_parent('x')}{absent}"
+    )
+
+
+def _childless(
+    connection: apsw.Connection, family: Family, resolution: Resolution
+) -> Iterator[Blocker]:
+    for table in family.tables:
+        for key in family.keys.to(table.name):
+            chosen = abandoning(family, table, key)
+            if chosen is not None:
+                detail = f"rows of {key.child} that stay refer to it by "
+                detail += ", ".join(key.child_columns)
+                yield from _leave_out(connection, table, chosen, detail, resolution)
+
+
+def abandoning(family: Family, table: PlannedTable, key: ForeignKey) -> str | None:
+    """Return a SELECT of the rows that go, or lose their key, while live children name them.
+
+    Children that the plan deletes or gives another parent do not count. None: no row goes.
+    """
+    going = [table.acting(Action.DELETE)] if table.classes(Action.DELETE) else []
+    if table.classes(Action.UPDATE):
+        changed = table.changes_any(key.parent_columns)
+        going.append(f"({table.acting(Action.UPDATE)} AND {changed})")
+    if table.keyless or not going or not key.parent_columns:
+        return None
+    stay = "".join(f" AND NOT EXISTS ({one})" for one in _children_written(family, key))
+    return (
+        f"SELECT {table.row_key_of()} FROM {table.rows} AS r {table.live_row()}"
+        f" JOIN main.{quoted(key.child)} AS c ON {key.has_parent('l', 'c')}"
+        f" WHERE ({' OR '.join(going)}){stay}"
+    )
+
+
+def _children_written(family: Family, key: ForeignKey) -> Iterator[str]:
+    for child in family.planned(key.child):
+        if not child.keyless and child.classes(Action.UPDATE, Action.DELETE):
+            goes = child.acting(Action.DELETE, rows="w")
+            moves = child.changes_any(key.child_columns, rows="w")
+            yield (
+                f"SELECT 1 FROM {child.rows} AS w WHERE {child.match('w', 'main', 'c')}"
+                f" AND ({goes} OR ({child.acting(Action.UPDATE, rows='w')} AND {moves}))"
+            )
+
+
+def violations(connection: apsw.Connection, family: Family) -> dict[str, int]:
+    """Count the live rows of the plan whose parent does not exist, once they are written.
+
+    By table and columns. What `tolerated` had is found again here.
+    """
+    found: dict[str, int] = {}
+    for table in family.tables:
+        if table.keyless or not table.classes(Action.INSERT, Action.UPDATE):
+            continue
+        for key in family.keys.of(table.name):
+            if family.is_checked(key):
+                rows = _count_violations(connection, family, table, key)
+                if rows:
+                    found[f"{table.name}.{', '.join(key.child_columns)}"] = rows
+    return found
+
+
+def _count_violations(
+    connection: apsw.Connection, family: Family, table: PlannedTable, key: ForeignKey
+) -> int:
+    parent = f"SELECT 1 FROM main.{quoted(key.parent)} AS p WHERE {key.has_parent('p', 'l')}"
+    if not family.has(key.parent):
+        parent = "SELECT 1 WHERE FALSE"
+    return int(
+        connection.execute(
+            f"SELECT count(*) FROM {table.rows} AS r {table.live_row()}"
+            f" WHERE {table.writes_columns(key.child_columns)} AND {key.names_parent('l')}"
+            f" AND NOT EXISTS ({parent})"
+        ).get
+    )
