@@ -38,6 +38,7 @@ format: $(VENV)/dev-ready ## Rewrite the source as `check` wants it
 
 docs: $(VENV)/dev-ready ## Write the generated documents again
 	$(BIN)/python tools/gen_errors_doc.py
+	$(BIN)/python tools/gen_row_classes_doc.py
 
 bench: $(VENV)/dev-ready ## Measure beside plain SQLite and a peer; prints ratios
 	$(BIN)/python -m bench

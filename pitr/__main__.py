@@ -8,12 +8,13 @@ from typing import NoReturn
 
 def main() -> NoReturn:
     """Load the program and run it. Until it is loaded, Ctrl-C just ends the process."""
-    before = signal.getsignal(signal.SIGINT)
-    if before is signal.default_int_handler:
+    is_default = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if is_default:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     from pitr.cli.main import main as run
 
-    signal.signal(signal.SIGINT, before)
+    if is_default:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     run()
 
 

@@ -34,7 +34,6 @@ OWNERS = {
     "apsw": "pitr.sqlite",
     "click": "pitr.cli",
     "obstore": "pitr.archive.cloud",
-    "rich": "pitr.cli",
     "whenever": "pitr.target_text",
 }
 BANNED_NAMES = {"common", "data", "handler", "helper", "helpers", "info", "manager", "misc"}
@@ -289,7 +288,7 @@ VIOLATIONS = [
     ("imports_in_full", "pitr.archive.x", "from pitr.archive.store import *"),
     ("libraries_have_one_owner", "pitr.archive.x", "import apsw.ext"),
     ("libraries_have_one_owner", "pitr.operations.x", "from click import echo"),
-    ("libraries_have_one_owner", "pitr.sqlite.x", "import rich"),
+    ("libraries_have_one_owner", "pitr.sqlite.x", "import click"),
     ("libraries_have_one_owner", "pitr.archive.local", "import obstore"),
     ("libraries_have_one_owner", "pitr.cli.x", "def f():\n    import whenever"),
     ("libraries_are_declared", "pitr.sqlite.x", "import numpy"),

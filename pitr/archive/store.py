@@ -1,4 +1,4 @@
-"""The store interface: what an archive asks of a folder, a bucket or a dictionary.
+"""The store interface: what an archive asks of a folder or a bucket.
 
 A store maps keys to byte strings. A key is a relative path of the characters
 `A-Z a-z 0-9 - _ . + = /`, without empty, `.` or `..` parts; `check_key` refuses anything else, so

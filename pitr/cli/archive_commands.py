@@ -24,7 +24,7 @@ from pitr.cli.render import (
     time_cell,
     time_header,
 )
-from pitr.errors import ConfirmationNeeded, PreconditionFailed, UsageError
+from pitr.errors import ConfirmationNeeded, Corrupt, PreconditionFailed, UsageError
 from pitr.operations import capture as capturing
 from pitr.operations.status import Status
 from pitr.operations.status import status as read_status
@@ -197,6 +197,7 @@ def _status_json(found: Status) -> dict[str, object]:
         "lag_seconds": round(found.lag_us / 1_000_000, 3),
         "capturing": found.capturing,
         "holder": found.holder,
+        "granularity": found.granularity,
         "gaps": [
             {
                 "kind": gap.kind,
@@ -228,6 +229,10 @@ def _emit_status(found: Status) -> None:
         emit(f"commits    commit:{found.commits[0]} to commit:{found.commits[1]}")
     else:
         emit("window     nothing is archived yet")
+    if found.granularity == "poll":
+        emit("captures   states: all commits between two polls count as one (rollback journal)")
+    elif found.granularity:
+        emit("captures   every commit by itself")
     running = f"yes, as {found.holder}" if found.capturing else "no"
     emit(f"capturing  {running}")
     emit(f"lag        {format_age(found.lag_us) if found.lag_us else 'none'}")
@@ -287,7 +292,10 @@ def debug() -> None:
 def debug_object(file: Path, *, as_json: bool) -> None:
     """Show what an archive object holds: its frame, sections, commits and pages."""
     lines = describe_object(file.read_bytes())
+    is_damaged = any(line.startswith("damaged") for line in lines)
     if as_json:
-        emit_json({"lines": lines})
+        emit_json({"damaged": is_damaged, "lines": lines})
     else:
         emit("\n".join(lines))
+    if is_damaged:
+        click.get_current_context().exit(Corrupt.exit_code)

@@ -98,6 +98,7 @@ def _write_json(found: Diff, write: Write) -> None:
         "recovery": found.recovery.id,
         "target": target_json(found.recovery.resolved),
         "until": target_json(found.recovery.until) if found.recovery.until else None,
+        "live_position": found.live_position,
         "warnings": list(found.warnings),
     }
     write(f'{_json(head)[:-1]}, "tables": [')

@@ -251,9 +251,13 @@ def restore(
 
 
 def destination(name: str) -> Path:
-    """Return the file that --to names. Raises UsageError for an empty name."""
-    if not name:
-        raise UsageError("--to needs the name of a file")
+    """Return the file that --to names. Raises UsageError for what names no file."""
+    if not name or "://" in name:
+        raise UsageError(
+            f"this is no place for a sidecar: {name!r}",
+            detail="Tables of a SQLite source are restored into a file.",
+            hint="Name a file that does not exist yet, as in '--to orders-then.db'.",
+        )
     return Path(name).absolute()
 
 

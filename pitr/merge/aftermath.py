@@ -8,8 +8,8 @@ that somebody else has changed since say nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import StrEnum
 
+from pitr.vocabulary.plan import MergeOutcome
 from pitr.vocabulary.row_class import RowClass
 
 # A few rows may have been set back, or brought back, by others since.
@@ -20,20 +20,12 @@ _AS_AFTER = (RowClass.LOST, RowClass.DAMAGED, RowClass.BOGUS_INSERT)
 _AS_BEFORE = (RowClass.ALREADY_BACK,)
 
 
-class Aftermath(StrEnum):
-    """What became of a merge."""
-
-    HAPPENED = "happened"
-    DID_NOT_HAPPEN = "did_not_happen"
-    CANNOT_BE_TOLD = "cannot_be_told"
-
-
-def judge(counts: Mapping[RowClass, int]) -> Aftermath:
+def judge(counts: Mapping[RowClass, int]) -> MergeOutcome:
     """Return what became of a merge, from its rows as an undo of it classes them."""
     for_it = sum(counts.get(row_class, 0) for row_class in _AS_AFTER)
     against_it = sum(counts.get(row_class, 0) for row_class in _AS_BEFORE)
     if for_it > _TIMES_AS_MANY * against_it:
-        return Aftermath.HAPPENED
+        return MergeOutcome.HAPPENED
     if against_it > _TIMES_AS_MANY * for_it:
-        return Aftermath.DID_NOT_HAPPEN
-    return Aftermath.CANNOT_BE_TOLD
+        return MergeOutcome.DID_NOT_HAPPEN
+    return MergeOutcome.CANNOT_BE_TOLD

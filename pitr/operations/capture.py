@@ -26,7 +26,6 @@ from pitr.sqlite.event import OnEvent
 from pitr.sqlite.history import PageArchive
 from pitr.sqlite.live import is_current
 from pitr.sqlite.pagemap import encode_map
-from pitr.sqlite.segment import CommitRecord
 from pitr.sqlite.session import CaptureOptions
 from pitr.vocabulary.position import CommitNumber
 
@@ -117,7 +116,7 @@ def _bring_up_to_now(
     path = settings.needed_source().path
     began_us, deadline = now_us(), time.monotonic() + wait_seconds
     pages = PageArchive(store)
-    while not _holds_everything(pages, path, began_us):
+    while not _holds_everything(store, pages, path, began_us):
         if time.monotonic() > deadline:
             raise PreconditionFailed(
                 "the running capture did not archive the present state",
@@ -125,14 +124,18 @@ def _bring_up_to_now(
                 hint="Run 'pitr status' to see its lag and its last error.",
             )
         time.sleep(_POLL_SECONDS)
-        pages.refresh()
     return store, pages
 
 
-def _holds_everything(pages: PageArchive, path: Path, began_us: int) -> bool:
+def _holds_everything(store: Store, pages: PageArchive, path: Path, began_us: int) -> bool:
+    lease = read_newest_lease(store)
+    proven_us = lease.current_until_us if lease else 0
+    pages.refresh()  # after the lease, so that it shows what the lease proves
     if not pages.catalog.tiles:
         return False
-    last: CommitRecord = pages.last_commit()
+    last = pages.last_commit()
     # Under steady writes the archive never is at the very end; a commit seen in a poll interval
     # that began after the call proves that everything before the call came before it.
-    return last.time_begin_us >= began_us or is_current(path, last)
+    if max(proven_us, last.time_begin_us) >= began_us:
+        return True
+    return is_current(path, last, proven_us=proven_us)

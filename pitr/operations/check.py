@@ -12,7 +12,7 @@ from pitr.sqlite.capability import Finding, Level, check_source
 
 
 def check(settings: Settings) -> list[Finding]:
-    """Return the findings about the source, then about the archive. Writes nothing to the source."""
+    """Return the findings about the source, then about the archive; write nothing to either."""
     path = settings.needed_source().path
     return [*check_source(path), *_check_archive(settings)]
 

@@ -14,6 +14,7 @@ from pitr.sqlite.classified import ClassifiedTable, classify, let_go_of_live, st
 from pitr.sqlite.drift import SchemaDrift
 from pitr.sqlite.states import States
 from pitr.vocabulary.diff_row import DiffRow
+from pitr.vocabulary.position import CommitNumber
 from pitr.vocabulary.row_class import RowClass
 
 
@@ -50,9 +51,13 @@ class DiffTable:
 
 @dataclass(frozen=True, slots=True)
 class Diff:
-    """The recovery and its tables."""
+    """The recovery and its tables.
+
+    `live_position` is the archived commit that the live database was proven to be at.
+    """
 
     recovery: Recovery
+    live_position: str | None
     tables: tuple[DiffTable, ...]
     warnings: tuple[str, ...]
 
@@ -70,7 +75,8 @@ def open_diff(settings: Settings, request: DiffRequest) -> Iterator[Diff]:
         tables = tuple(
             _table(states, table, request, attribute_lost(states, table)) for table in classified
         )
-        yield Diff(opened.recovery, tables, opened.warnings)
+        position = str(CommitNumber(states.live_commit)) if states.live_commit else None
+        yield Diff(opened.recovery, position, tables, opened.warnings)
 
 
 def _table(

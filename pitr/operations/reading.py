@@ -64,8 +64,9 @@ class Reading:
         """Return whether the live database is proven to be what was archived last."""
         if self.live is None or not self.pages.catalog.tiles:
             return False
+        proven_us = self.lease.current_until_us if self.lease else 0
         try:
-            return is_current(self.live, self.pages.last_commit())
+            return is_current(self.live, self.pages.last_commit(), proven_us=proven_us)
         except SourceUnusable:
             return False
 

@@ -12,6 +12,7 @@ from pitr.operations.reading import open_reading
 from pitr.recovery.folder import read_recovery
 from pitr.sqlite.readonly import QueryResult, run_query
 from pitr.sqlite.replay import open_past
+from pitr.sqlite.scans import announce_scans
 from pitr.sqlite.sidecar import open_sidecar
 from pitr.vocabulary.target import ResolvedTarget
 
@@ -29,6 +30,7 @@ def query_past(
     found = reading.resolve(target)
     on_target(found.target)
     with open_past(reading.pages.at(found.record.number)) as past:
+        announce_scans(past, statement)
         yield run_query(past, statement)
 
 

@@ -10,7 +10,7 @@ from pitr.archive.lease import is_live
 from pitr.config import Settings
 from pitr.errors import SourceUnusable
 from pitr.operations.reading import Reading, open_reading
-from pitr.sqlite.live import Standing, last_written_us, standing
+from pitr.sqlite.live import Standing, last_changed_us, standing
 from pitr.sqlite.segment import CommitKind, CommitRecord
 from pitr.sqlite.target import Window
 from pitr.vocabulary.position import CommitNumber
@@ -46,13 +46,18 @@ class Base:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What `pitr status` shows. Times in µs since the epoch; None where there is nothing."""
+    """What `pitr status` shows. Times in µs since the epoch; None where there is nothing.
+
+    `granularity` says what the newest commits stand for: `commit`, each for one transaction, or
+    `poll`, each for all between two looks at a database with a rollback journal.
+    """
 
     window: Window | None
     commits: tuple[int, int] | None
     lag_us: int
     capturing: bool
     holder: str | None
+    granularity: str | None
     gaps: tuple[Gap, ...]
     archive_bytes: int
     bases: tuple[Base, ...]
@@ -62,7 +67,7 @@ class Status:
 
 
 def status(settings: Settings) -> Status:
-    """Return the state of an archive and its capture. Reads the archive only."""
+    """Return the state of an archive, of its capture, and how the source stands to it."""
     reading = open_reading(settings)
     pages, lease = reading.pages, reading.lease
     catalog = pages.catalog
@@ -74,6 +79,7 @@ def status(settings: Settings) -> Status:
         lag_us=_lag_us(settings, reading, capturing=live),
         capturing=live,
         holder=str(lease.holder) if lease and live else None,
+        granularity=_granularity(reading),
         gaps=_gaps(reading, special),
         archive_bytes=catalog.size,
         bases=_bases(reading, special),
@@ -81,6 +87,12 @@ def status(settings: Settings) -> Status:
         last_error=lease.last_error if lease else None,
         spooled_bytes=lease.spooled_bytes if lease else 0,
     )
+
+
+def _granularity(reading: Reading) -> str | None:
+    if not reading.pages.catalog.tiles:
+        return None
+    return "poll" if reading.pages.last_commit().change_counter else "commit"
 
 
 def _lag_us(settings: Settings, reading: Reading, *, capturing: bool) -> int:
@@ -114,11 +126,13 @@ def _is_ahead(reading: Reading, live: Path, until_us: int) -> bool:
     Where SQLite's own files do not tell, the times of the files do.
     """
     try:
-        if reading.pages.catalog.tiles:
-            stands = standing(live, reading.pages.last_commit())
-            if stands is not Standing.UNKNOWN:
-                return stands is Standing.AHEAD
-        return live.stat().st_size > 0 and last_written_us(live) > until_us
+        if not reading.pages.catalog.tiles:
+            return live.stat().st_size > 0
+        proven_us = reading.lease.current_until_us if reading.lease else 0
+        stands = standing(live, reading.pages.last_commit(), proven_us=proven_us)
+        if stands is Standing.UNKNOWN:
+            return last_changed_us(live) > until_us
+        return stands is Standing.AHEAD
     except (OSError, SourceUnusable):
         return False
 

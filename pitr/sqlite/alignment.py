@@ -159,11 +159,21 @@ def _align_one(
 
 
 def _columns(before: PastTable, table: PastTable, then: TableThen | None) -> dict[str, str]:
-    """Return under which names of a table the columns before are known, by folded name."""
+    """Return under which names of a table the columns before are known, by folded name.
+
+    One that was dropped and is there again is taken for the same: its values are what is missing.
+    """
+    by_name = columns_by_name(before, table)
     if then is None or before.virtual or table.virtual:
-        return columns_by_name(before, table)
+        return by_name
     now = {folded(column.name): column.name for column in table.columns}
-    return {first: now[folded(name)] for first, name in then.columns.items() if folded(name) in now}
+    found = {
+        first: now[folded(name)] for first, name in then.columns.items() if folded(name) in now
+    }
+    taken = set(found.values())
+    return found | {
+        first: name for first, name in by_name.items() if first not in found and name not in taken
+    }
 
 
 def _aligned(

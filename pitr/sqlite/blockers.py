@@ -1,9 +1,9 @@
 """What would keep rows of a plan from being written, found before anything is.
 
 Each search leaves the rows that it finds out of the plan, by setting their `reason`, and returns a
-blocker that names them. What the definition of a table holds of its rows is found by `rehearsal`;
-here it is the conflicts between the states, a unique value that another row has, and a table that cannot
-be written at all; `parents` has what foreign keys say.
+blocker that names them. What the definition of a table holds of its rows is found by `rehearsal`,
+what foreign keys hold by `parents`; here it is the conflicts between the states, and unique values
+that other rows have.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import apsw
 
 from pitr.sqlite.planned import PlannedTable
-from pitr.sqlite.replay import BUILTIN_COLLATIONS
 from pitr.sqlite.restatement import index_parts
 from pitr.sqlite.tables import folded
 from pitr.sqlite.tokens import quoted
@@ -55,9 +54,9 @@ def conflict(
 
 
 _CONFLICTS = {
-    BlockerKind.KEY_REUSED: "another row has taken the key since",
-    BlockerKind.TOUCHED_SINCE: "a damaged column was written again since",
-    BlockerKind.BOGUS_TOUCHED: "the damage put the row in, and it was written since",
+    BlockerKind.KEY_REUSED: "another row has taken the key",
+    BlockerKind.TOUCHED_SINCE: "a column that was changed has been written again since",
+    BlockerKind.BOGUS_TOUCHED: "the row was put in, and has been written again since",
 }
 
 
@@ -95,9 +94,7 @@ def _unique_index(connection: apsw.Connection, name: str, sql: apsw.SQLiteValue)
     ).fetchall()
     names = tuple("" if column is None else str(column) for column, _ in parts)
     texts, condition = index_parts(str(sql)) if sql else ((), "")
-    expressions = [
-        quoted(column) if column else texts[place] for place, column in enumerate(names)
-    ]
+    expressions = [quoted(column) if column else texts[place] for place, column in enumerate(names)]
     return UniqueIndex(
         name=name,
         columns=names if all(names) else (),

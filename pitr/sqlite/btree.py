@@ -91,6 +91,22 @@ class Snapshot:
                 found.extend(page_number for page_number, _ in here)
         return found
 
+    def leaves(self, root: int) -> Iterator[int]:
+        """Yield the leaves of a b-tree in key order, reading interior pages as they come."""
+        levels = [iter((root,))]
+        height = self.height(root)
+        while levels:
+            page_number = next(levels[-1], None)
+            if page_number is None:
+                levels.pop()
+            elif len(levels) == height:
+                yield page_number
+            else:
+                children = self.children(page_number)
+                if len(levels) + 1 < height:
+                    self.source.prefetch(children)
+                levels.append(iter(children))
+
     def extents(self, page_number: int, *, is_index: bool) -> list[bytes]:
         """Return the cells of a row-carrying page; see `page.cell_extents`."""
         image = self.page(page_number)

@@ -8,8 +8,8 @@ differ, and the interior pages above them, are read.
 The outcome is a temporary table with at least every row in question, or None: then the whole
 tables are to be joined. That is cheaper as soon as more than a small part differs, since SQLite
 compares a row in a third of the time that finding one on a page takes here; and it is the way
-where pages tell too little: the table has another root, other columns before the last ones, is
-virtual or missing.
+where pages tell too little: the table has another name or root, other columns before the last
+ones, is virtual or missing.
 """
 
 from __future__ import annotations
@@ -191,10 +191,10 @@ def _needed(table: AlignedTable) -> frozenset[str]:
 def _common_root(table: AlignedTable, schema: str, before: Schema, now: Schema) -> int:
     """Return the root page of a table that both states have in the same place, 0 for any other."""
     side = table.sides.get(schema)
-    if side is None or side.table.virtual:
+    name = folded(table.before.name)
+    if side is None or side.table.virtual or folded(side.table.name) != name:
         return 0
-    old = before.tables.get(folded(table.before.name))
-    new = now.tables.get(folded(side.table.name))
+    old, new = before.tables.get(name), now.tables.get(name)
     if old is None or new is None or old.root != new.root or old.module or new.module:
         return 0
     # Other columns in front of the last ones: places and names could mislead the comparison.

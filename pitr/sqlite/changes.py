@@ -89,7 +89,7 @@ class Stepper:
         self._move(step, earlier)
         if not layout.only_moved:
             step.compare_rows()
-            self._suspect_rows(step, candidates)
+            self._suspect_rows(step, candidates, earlier)
             step.settle_rows(renumbered=layout.renumbered)
         if earlier is not self.schema:
             self._stand(earlier)
@@ -181,19 +181,22 @@ class Stepper:
         root = self._forest.root_of(page_number)
         return not root or root == SCHEMA_ROOT or root in self._standing.by_later_root
 
-    def _suspect_rows(self, step: _Step, candidates: set[int]) -> None:
-        """Add the rows of which a commit may have changed nothing but overflow pages."""
+    def _suspect_rows(self, step: _Step, candidates: set[int], schema: Schema) -> None:
+        """Add the rows of which a commit may have changed nothing but overflow pages.
+
+        `schema` is that of the state before, at which the forest stands by now.
+        """
         if not candidates:
             return
         here, there = step.here, step.there
         if not there.header.auto_vacuum:
-            later, earlier = step.later.values(), step.earlier.values()
-            candidates = candidates - explained(candidates, later, earlier, here, there)
+            deltas = step.later.values(), step.earlier.values()
+            candidates = candidates - explained(candidates, *deltas, here, there)
         trees = step.scope.by_earlier_root
-        roots = {SCHEMA_ROOT, *trees}
-        for suspect in self._owners.suspects(candidates, roots, there):
-            if suspect.root in trees:
-                step.diff_of(trees[suspect.root]).suspect(suspect.cell)
+        tables = {table.root for table in schema.tables.values()} & set(self._forest.roots)
+        others = {SCHEMA_ROOT} | tables
+        for suspect in self._owners.suspects(candidates, trees.keys(), others, there):
+            step.diff_of(trees[suspect.root]).suspect(suspect.cell)
 
 
 @dataclass

@@ -3,7 +3,7 @@
 Upwards: the parents that rows of the plan name and that are not there any more. Downwards: the
 children that went with a parent (ON DELETE CASCADE), or that forgot it (SET NULL, SET DEFAULT).
 
-Both come from the whole past state at the target, attached as `past`, into tables of their own
+Both come from the whole past state at the target, attached by itself, into tables of their own
 definition in a temporary database, and from there into the plan like rows of the sidecar.
 """
 
@@ -16,14 +16,15 @@ import apsw
 
 from pitr.sqlite.drift import SchemaDrift
 from pitr.sqlite.foreign_keys import ForeignKey, ForeignKeys
+from pitr.sqlite.joining import balanced
 from pitr.sqlite.planned import PlannedTable
 from pitr.sqlite.restatement import restated
 from pitr.sqlite.row_key import PlacedTable, key_collation, shared_key
+from pitr.sqlite.scratch import make_fresh
 from pitr.sqlite.tables import PastTable, find_table, folded
 from pitr.sqlite.tokens import quoted
 from pitr.vocabulary.row_class import Action, RowClass
 
-PAST = "past"
 CLOSURE = "closure"
 _FORGETS = ("SET NULL", "SET DEFAULT")
 
@@ -45,6 +46,7 @@ class Forgotten:
 class _Kin:
     """A table of the closure, in the past and, where it still exists, in live."""
 
+    schema: str
     past: PastTable
     live: PastTable | None
     key: tuple[str, ...]
@@ -53,6 +55,15 @@ class _Kin:
     @property
     def copied(self) -> str:
         return f"{CLOSURE}.{quoted(self.past.name)}"
+
+    @property
+    def source(self) -> str:
+        return f"{self.schema}.{quoted(self.past.name)}"
+
+    def is_new(self, alias: str) -> str:
+        """Return the condition that a row of the past has not been copied yet."""
+        copied = f"SELECT 1 FROM {self.copied} AS c WHERE {self.same_row('c', alias)}"
+        return f"NOT EXISTS ({copied})"
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -77,30 +88,42 @@ class _Kin:
         return f"NOT EXISTS (SELECT 1 FROM {live} AS l WHERE {self.same_row('l', alias)})"
 
 
+def index_texts(connection: apsw.Connection, schema: str, table: str) -> tuple[str, ...]:
+    """Return the texts that make the indexes of a table of a schema."""
+    rows = connection.execute(
+        f"SELECT sql FROM {schema}.sqlite_schema"
+        " WHERE type = 'index' AND tbl_name = ? AND sql IS NOT NULL ORDER BY rowid",
+        (table,),
+    )
+    return tuple(str(sql) for (sql,) in rows)
+
+
 class Closure:
-    """The kin of the rows of a plan; needs the schema `past` on the connection."""
+    """The kin of the rows of a plan, out of the schema `past` of the connection."""
 
     def __init__(
         self,
         connection: apsw.Connection,
+        past: str,
         tables: Sequence[PlannedTable],
         *,
         complete: frozenset[str],
     ) -> None:
         """`complete` has the folded names of tables whose rows are all in the plan already."""
         self._connection = connection
+        self._past = past
         self._tables = tables
         self._complete = complete
         self._live_keys = ForeignKeys.read(connection, "main")
-        self._past_keys = ForeignKeys.read(connection, PAST)
+        self._past_keys = ForeignKeys.read(connection, past)
         self._kin: dict[str, _Kin | None] = {}
-        connection.execute(f"ATTACH '' AS {CLOSURE}")
+        make_fresh(connection, CLOSURE)
 
     # --- what is collected -----------------------------------------------------------------------
 
     def add_parents(self) -> None:
         """Copy the parents that rows of the plan and of the closure name and that are not there."""
-        while any([self._add_parents_of(*child) for child in self._inserted()]):
+        while any(self._add_parents_of(*child) for child in self._inserted()):
             pass
 
     def _add_parents_of(self, name: str, source: str, names: Mapping[str, str]) -> int:
@@ -128,13 +151,12 @@ class Closure:
 
     def add_children(self) -> None:
         """Copy the children of rows that are lost, and theirs, as far as they went or forgot."""
-        while any([self._add_children_of(*parent) for parent in self._inserted()]):
+        while any(self._add_children_of(*parent) for parent in self._inserted()):
             pass
 
     def _add_children_of(self, name: str, source: str, _names: Mapping[str, str]) -> int:
         return sum(
-            self._copy(kin, condition)
-            for key, kin, condition in self._children(name, source)
+            self._copy(kin, condition) for key, kin, condition in self._children(name, source)
         )
 
     def forgotten(self) -> list[Forgotten]:
@@ -142,9 +164,9 @@ class Closure:
         found = []
         for name, source, _ in self._inserted():
             for key, kin, condition in self._children(name, source):
+                condition += f" AND {kin.is_new('p')}"
                 rows = self._connection.execute(
-                    f"SELECT count(*) FROM {PAST}.{quoted(kin.past.name)} AS p WHERE {condition}"
-                    f" AND NOT EXISTS (SELECT 1 FROM {kin.copied} AS c WHERE {kin.same_row('c', 'p')})"
+                    f"SELECT count(*) FROM {kin.source} AS p WHERE {condition}"
                 ).get
                 if rows:
                     found.append(Forgotten(kin.past.name, name, key.on_delete, int(rows)))
@@ -189,8 +211,7 @@ class Closure:
         columns = ", ".join(map(quoted, kin.past.plain_columns))
         self._connection.execute(
             f"INSERT INTO {kin.copied}({columns}) SELECT {columns}"
-            f" FROM {PAST}.{quoted(kin.past.name)} AS p WHERE {condition}"
-            f" AND NOT EXISTS (SELECT 1 FROM {kin.copied} AS c WHERE {kin.same_row('c', 'p')})"
+            f" FROM {kin.source} AS p WHERE {condition} AND {kin.is_new('p')}"
         )
         return self._connection.changes()
 
@@ -201,11 +222,11 @@ class Closure:
         return self._kin[folded(name)]
 
     def _make_kin(self, name: str) -> _Kin | None:
-        past = find_table(self._connection, PAST, name)
+        past = find_table(self._connection, self._past, name)
         if past is None or past.virtual:
             return None
         live = find_table(self._connection, "main", name)
-        sides = [PlacedTable(PAST, past)] + ([PlacedTable("main", live)] if live else [])
+        sides = [PlacedTable(self._past, past)] + ([PlacedTable("main", live)] if live else [])
         key = shared_key(self._connection, sides)
         if not key:
             return None
@@ -214,13 +235,13 @@ class Closure:
         except apsw.SQLError:
             return None  # a function of the application: then its rows cannot be written either
         collations = [key_collation(self._connection, sides, [n] * len(sides)) for n in key]
-        return _Kin(past, live, key, tuple(collations))
+        return _Kin(self._past, past, live, key, tuple(collations))
 
     # --- what comes into the plan ----------------------------------------------------------------
 
     def planned(self, first_index: int, like: PlannedTable) -> list[PlannedTable]:
         """Return the tables of the closure that got rows, with the actions of another one."""
-        found = []
+        found: list[PlannedTable] = []
         for kin in self._kin.values():
             if kin and self._connection.execute(f"SELECT count(*) FROM {kin.copied}").get:
                 found.append(self._planned(kin, first_index + len(found), like))
@@ -253,6 +274,10 @@ class Closure:
             drift=SchemaDrift(missing=kin.live is None),
             definition=kin.live or kin.past,
             created_by=None if kin.live else kin.past.sql,
+            index_texts=()
+            if kin.live
+            else index_texts(self._connection, self._past, kin.past.name),
+            sequence=None,
             values=(),
             is_rehearsed=False,
         )
@@ -263,29 +288,32 @@ class Closure:
         plain = ", ".join(f"key_{at}" for at in range(len(kin.key)))
         self._connection.execute(f"DROP TABLE IF EXISTS {rows}")
         self._connection.execute(
-            f"CREATE TABLE {rows} ({names}, class TEXT, mask TEXT,"
-            f" reason TEXT, PRIMARY KEY ({plain})) WITHOUT ROWID"
+            f"CREATE TABLE {rows} ({names}, class TEXT, mask TEXT, reason TEXT,"
+            f" PRIMARY KEY ({plain})) WITHOUT ROWID"
         )
         keys = ", ".join(f"c.{quoted(name)}" for name in kin.key)
+        lost = f"SELECT {keys}, '{RowClass.LOST}', '', NULL FROM {kin.copied} AS c"
+        self._connection.execute(f"INSERT INTO {rows} {lost} WHERE {kin.absent('c')}")
+        if kin.live is not None:
+            live = f"main.{quoted(kin.live.name)}"
+            verdict = f"'{RowClass.DAMAGED}', {self._mask(kin, columns)}"
+            self._connection.execute(
+                f"INSERT INTO {rows} SELECT {keys}, {verdict}, NULL"
+                f" FROM {kin.copied} AS c JOIN {live} AS l ON {kin.same_row('l', 'c')}"
+            )
+
+    def _mask(self, kin: _Kin, columns: Sequence[str]) -> str:
+        """Return the SQL of a mask: of a row that forgot its parent, the columns that named it."""
         forgetting = {
             name
             for key in self._past_keys.of(kin.past.name)
             if key.on_delete in _FORGETS
             for name in key.child_columns
         }
-        marks = " || ".join(
+        marks = [
             f"iif(l.{quoted(name)} IS NOT c.{quoted(name)}, 'r', '.')"
             if name in forgetting
             else "'.'"
             for name in columns
-        )
-        if kin.live is None:
-            present, join = "FALSE", ""
-        else:
-            present = f"l.{quoted(kin.key[0])} IS NOT NULL"
-            join = f" LEFT JOIN main.{quoted(kin.live.name)} AS l ON {kin.same_row('l', 'c')}"
-        mask = f"CASE WHEN {present} THEN {marks or "''"} ELSE '' END" if join else "''"
-        self._connection.execute(
-            f"INSERT INTO {rows} SELECT {keys}, CASE WHEN {present} THEN '{RowClass.DAMAGED}'"
-            f" ELSE '{RowClass.LOST}' END, {mask}, NULL FROM {kin.copied} AS c{join}"
-        )
+        ]
+        return balanced(marks, "||")

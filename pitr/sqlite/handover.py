@@ -28,7 +28,7 @@ from pitr.sqlite.pagemap import CurrentPages
 from pitr.sqlite.seen import Discontinuity, Interval, PollClock, SeenCommit, Sink, now_us
 from pitr.sqlite.segment import WalMark
 from pitr.sqlite.source import BUSY_ATTEMPTS, ReadTransaction, Source, attempt, locked
-from pitr.sqlite.wal.frame import FRAME_HEADER_BYTES
+from pitr.sqlite.wal.frame import FRAME_HEADER_BYTES, UNSEALED
 from pitr.sqlite.wal.index import WalIndex
 from pitr.sqlite.wal_reader import Run, WalReader
 
@@ -82,6 +82,7 @@ class WalFollower:
         self._quiet: bytes | None = None
         self._quiet_since = 0.0
         self._has_landed = False
+        self._left: Run | None = None
         self._held_us = now_us()
         self._seen = self._hold()
         self._checkpointer = source.connect_to_wal()
@@ -110,20 +111,33 @@ class WalFollower:
     def holds(self, mark: WalMark | None) -> bool | None:
         """Return whether the WAL still contains the archived position `mark`, and go there.
 
-        None when the WAL is of another generation, so that nothing can be said.
+        None when nothing can be said: the WAL is of another generation.
         """
-        if mark is None or (mark.salt1, mark.salt2) != self._seen.salts:
+        index = self._seen
+        if mark is None or (mark.salt1, mark.salt2) != index.salts:
             return None
-        if mark.frame > self._seen.max_frame:
+        if mark.frame > index.max_frame:
             return False
-        self._reader.go_to(mark.frame)
-        return self._reader.mark == mark
+        try:
+            self._reader.go_to(mark.frame)
+            is_held = self._reader.mark == mark
+            if is_held and index.is_backfilled:
+                # Then this may be read lock 0, and a writer may restart the WAL under our reading:
+                # what is in it has to be had in one piece, verified to its end.
+                self._left = self._reader.run(index.max_frame)
+                self._check_end(index)
+        except (Discontinuity, CorruptDatabase):
+            return None
+        now = self._source.index()
+        return is_held if is_held or (now and now.salts == index.salts) else None
 
     def image(self) -> LiveImage:
         """Return the whole state under the first read transaction, and go on from there."""
         index = self._seen
         frames: dict[int, int] = {}
-        if index.max_frame:
+        if index.is_backfilled:
+            self._reader.go_to_end(index)
+        else:
             self._reader.go_to(index.backfilled)
             frames, _ = self._reader.newest_frames(index.max_frame)
             self._check_end(index)
@@ -144,6 +158,9 @@ class WalFollower:
         restarted. A WAL of twice the threshold is restarted in any case.
         """
         before_us = now_us()
+        if self._left is not None:
+            self._hand_on([self._left], self._clock.interval(before_us), sink)
+            self._left = None
         if self._source.index_bytes() == self._quiet:
             self._clock.interval(before_us)
             self._use_quiet(sink, may_let_go=may_let_go)
@@ -257,6 +274,9 @@ class WalFollower:
         return frames * (FRAME_HEADER_BYTES + self.page_size)
 
     def _change_generation(self, index: WalIndex) -> None:
+        reader, seen = self._reader, self._seen
+        if reader.salts == seen.salts and reader.mark.frame < seen.max_frame:
+            raise Discontinuity("the WAL was restarted before it had been read")
         self._reader.begin_generation()
         if self._reader.salts != index.salts:
             raise Discontinuity("the WAL and its index are of different generations")
@@ -269,14 +289,16 @@ class WalFollower:
 
     def _check_end(self, index: WalIndex) -> None:
         mark = self._reader.mark
-        if (mark.frame, mark.checksum1, mark.checksum2) != (
-            index.max_frame,
-            index.checksum1,
-            index.checksum2,
-        ):
+        found, published = (mark.checksum1, mark.checksum2), (index.checksum1, index.checksum2)
+        if mark.frame != index.max_frame or found not in (published, UNSEALED):
             raise Discontinuity(
                 f"the WAL ends at frame {mark.frame} and its index at {index.max_frame}"
             )
+
+    @property
+    def unsealed_frames(self) -> int:
+        """Return how many frames without checksum were met so far."""
+        return self._reader.unsealed_frames
 
     # --- letting the WAL restart -------------------------------------------------------------
 
@@ -311,8 +333,9 @@ class WalFollower:
             self._barrier.execute("ROLLBACK")
 
     def _take(self, taken: list[tuple[Run, Interval]], index: WalIndex, interval: Interval) -> None:
-        """Only read the frames, in one piece."""
-        for run in self._reader.runs(index.max_frame, bytes_max=_TAKEN_BYTES_MAX):
+        """Only read the frames."""
+        run = self._reader.run(index.max_frame)
+        if run is not None:
             taken.append((run, interval))
 
     def _can_take_rest(self) -> bool:

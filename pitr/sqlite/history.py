@@ -343,11 +343,11 @@ class PageArchive:
 
         Raises ArchiveGap when the objects that replace it no longer have this state.
         """
-        if place.index.key in self._keys:
+        if place.segment.key in self._keys:
             self.refresh()
-        number = place.index.commit_of(place.entry)
-        found = self._find(number, place.index.numbers[place.entry])
-        if found is None or found.index.digests[found.entry] != place.index.digests[place.entry]:
+        number = place.segment.commit_of(place.entry)
+        found = self._find(number, place.segment.numbers[place.entry])
+        if found is None or found.segment.digests[found.entry] != place.segment.digests[place.entry]:
             raise self.not_addressable(number)
         return found
 
@@ -456,7 +456,7 @@ class PageHistory:
         self._map_pages = min(self._map_pages, limit)
         for page_number in [number for number in self._base if number > limit]:
             place = self._place(self._base[page_number])
-            if not is_base or place.index.commit_of(place.entry) != record.number:
+            if not is_base or place.segment.commit_of(place.entry) != record.number:
                 del self._base[page_number]
 
     def _was_cut_off(self, page_number: int, since: int, number: int) -> bool:

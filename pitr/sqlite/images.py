@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple, TypeVar
 
@@ -18,8 +19,7 @@ from pitr.sqlite.segment import SegmentIndex, page_digest
 _IMAGES_CACHED = 4096
 # Announced pages that were never asked for make room for others from here on.
 AHEAD_BYTES_MAX = 32 << 20
-_REQUEST_BYTES_MAX = 2 << 20
-_GAP_BYTES_MAX = 32 << 10  # read along between two images: cheaper than another request
+_PIECE_BYTES = 2 << 20  # of images, decompressed: what one request brings
 _REQUESTS_AT_ONCE = 8
 # A local page costs less than handing it to another thread.
 _LOCAL_PAGES_MIN = 8
@@ -31,7 +31,7 @@ R = TypeVar("R")
 class Place(NamedTuple):
     """Where one page image lies: the index of the object that holds it, and its entry there."""
 
-    index: SegmentIndex
+    segment: SegmentIndex
     entry: int
 
 
@@ -93,11 +93,11 @@ class ImageReader:
         return batch.image(at) if batch else None
 
     def _read(self, place: Place) -> bytes:
-        if place.index.key not in self._gone:
+        if place.segment.key not in self._gone:
             try:
                 return self._fetch(place)
             except ObjectMissing:
-                self._gone.add(place.index.key)
+                self._gone.add(place.segment.key)
         return self._fetch(self._relocate(place))
 
     def _fetch(self, place: Place) -> bytes:
@@ -107,32 +107,43 @@ class ImageReader:
         return checked_image(index, entry, frame)
 
     def prefetch(self, places: Iterable[Place]) -> None:
-        """Begin to fetch page images that will be asked for soon, in merged ranges.
+        """Begin to fetch page images that will be asked for soon.
 
         A hint: stops at what it can keep, and leaves to `image` what cannot be had.
         """
-        wanted: dict[SegmentIndex, list[int]] = {}
+        wanted: list[Place] = []
         room_bytes = AHEAD_BYTES_MAX
         for place in places:
-            room_bytes -= place.index.page_size
+            room_bytes -= place.segment.page_size
             if room_bytes < 0:
                 break
             if place not in self._images and place not in self._ahead:
-                wanted.setdefault(place.index, []).append(place.entry)
-        for index, entries in wanted.items():
-            if self._store.is_remote or len(entries) >= _LOCAL_PAGES_MIN:
-                for run in _runs(index, sorted(entries)):
-                    self._begin(index, run)
+                wanted.append(place)
+        pieces = list(_pieces(wanted))
+        if self._store.is_remote:
+            for piece in pieces:
+                self._begin([piece])
+        elif len(wanted) >= _LOCAL_PAGES_MIN:
+            self._begin(pieces)
 
-    def _begin(self, index: SegmentIndex, entries: list[int]) -> None:
-        self.bytes_read += index.offsets[entries[-1] + 1] - index.offsets[entries[0]]
-        batch = _Batch(self._workers.submit(_read_batch, self._store, index, entries))
-        self._ahead.update((Place(index, entry), (batch, at)) for at, entry in enumerate(entries))
-        _forget_oldest(self._ahead, len(self._ahead) - AHEAD_BYTES_MAX // index.page_size)
+    def _begin(self, pieces: list[_Piece]) -> None:
+        batch = _Batch(self._workers.submit(_read_batch, self._store, pieces))
+        places = [Place(piece.index, entry) for piece in pieces for entry in piece.entries]
+        self.bytes_read += sum(place.segment.lengths[place.entry] for place in places)
+        self._ahead.update((place, (batch, at)) for at, place in enumerate(places))
+        _forget_oldest(self._ahead, len(self._ahead) - AHEAD_BYTES_MAX // places[0].segment.page_size)
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Entries of one object, ascending, to be fetched in one request."""
+
+    index: SegmentIndex
+    entries: list[int]
 
 
 class _Batch:
-    """Images of one object that another thread fetches."""
+    """Images that another thread fetches."""
 
     __slots__ = ("_future", "_images")
 
@@ -147,41 +158,50 @@ class _Batch:
         return self._images[at]
 
 
-def _read_batch(store: Store, index: SegmentIndex, entries: list[int]) -> list[bytes | None]:
-    """Return the images of some entries; None for whatever is wrong with them.
+def _read_batch(store: Store, pieces: list[_Piece]) -> list[bytes | None]:
+    """Return the images of all entries; None for whatever is wrong with them.
 
     Decompressed in one call, for which Python's lock is free: a call for each page would have to
     wait for the lock each time.
     """
-    begin, offsets, size = index.offsets[entries[0]], index.offsets, index.page_size
+    sizes = [piece.index.page_size for piece in pieces for _ in piece.entries]
     try:
-        [data] = store.get_ranges(index.key, [(begin, offsets[entries[-1] + 1])])
-        frames = [data[offsets[entry] - begin : offsets[entry + 1] - begin] for entry in entries]
+        frames: list[bytes | bytearray | memoryview[int]] = []
+        for piece in pieces:
+            frames += _frames(store, piece)
         images = zstandard.ZstdDecompressor().multi_decompress_to_buffer(
-            frames, decompressed_sizes=array("Q", [size]) * len(frames), threads=1
+            frames, decompressed_sizes=array("Q", sizes).tobytes(), threads=1
         )
     except (PitrError, zstandard.ZstdError):
-        return [None] * len(entries)
-    return [
-        image.tobytes() if page_digest(image) == index.digests[entry] else None
-        for image, entry in zip(images, entries, strict=True)
-    ]
+        return [None] * len(sizes)
+    digests = (piece.index.digests[entry] for piece in pieces for entry in piece.entries)
+    found: list[bytes | None] = []
+    for at, digest in enumerate(digests):
+        image = images[at].tobytes()
+        found.append(image if page_digest(image) == digest else None)
+    return found
 
 
-def _runs(index: SegmentIndex, entries: list[int]) -> Iterator[list[int]]:
-    """Yield ascending entries in runs, joined over small distances, each of bounded size."""
-    offsets = index.offsets
-    run: list[int] = []
-    for entry in entries:
-        if run and (
-            offsets[entry] - offsets[run[-1] + 1] > _GAP_BYTES_MAX
-            or offsets[entry + 1] - offsets[run[0]] > _REQUEST_BYTES_MAX
-        ):
-            yield run
-            run = []
-        run.append(entry)
-    if run:
-        yield run
+def _frames(store: Store, piece: _Piece) -> list[bytes]:
+    index, entries, offsets = piece.index, piece.entries, piece.index.offsets
+    first, last = entries[0], entries[-1] + 1
+    if last - first > len(entries):
+        return store.get_ranges(index.key, [index.extent(entry) for entry in entries])
+    begin = offsets[first]
+    [data] = store.get_ranges(index.key, [(begin, offsets[last])])
+    return [data[offsets[entry] - begin : offsets[entry + 1] - begin] for entry in entries]
+
+
+def _pieces(places: list[Place]) -> Iterator[_Piece]:
+    """Yield what is wanted of each object, in pieces of bounded size."""
+    wanted: dict[SegmentIndex, list[int]] = {}
+    for index, entry in places:
+        wanted.setdefault(index, []).append(entry)
+    for index, entries in wanted.items():
+        entries.sort()
+        pages = max(1, _PIECE_BYTES // index.page_size)
+        for begin in range(0, len(entries), pages):
+            yield _Piece(index, entries[begin : begin + pages])
 
 
 def _forget_oldest(cache: dict[Place, T], count: int) -> None:

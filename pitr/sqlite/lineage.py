@@ -64,7 +64,7 @@ class Lineage:
             pair = _pair_of(table, pairs)
             if pair is None:
                 continue
-            is_same = pair.before is not None and (moved or _has_same_root(pair))
+            is_same = table.entry is not None and (moved or _has_same_root(pair))
             kept = is_same and pair.altered and _rows_kept(pair, there, here, changed)
             self._tables[name] = _stepped(table, pair, is_same=is_same, rows_kept=kept)
 
@@ -87,7 +87,7 @@ def _pair_of(table: TableThen, pairs: list[TablePair]) -> TablePair | None:
     if table.last_entry is None:
         return None
     name = folded(table.last_entry.name)
-    return next((p for p in pairs if not p.before and p.after and folded(p.name) == name), None)
+    return next((p for p in pairs if p.after and folded(p.after.name) == name), None)
 
 
 def _has_same_root(pair: TablePair) -> bool:
@@ -103,16 +103,15 @@ def _rows_kept(pair: TablePair, there: Snapshot, here: Snapshot, changed: frozen
         new = set(here.row_pages(pair.after.root))
     except CorruptDatabase:
         return False
-    if not any(there.cell_count(page_number) for page_number in list(old)[:2]):
-        return True
-    return bool((old & new) - changed)
+    is_empty = old == {pair.before.root} and not there.cell_count(pair.before.root)
+    return is_empty or bool((old & new) - changed)
 
 
 def _stepped(table: TableThen, pair: TablePair, *, is_same: bool, rows_kept: bool) -> TableThen:
     if pair.after is None:
         return replace(table, entry=None)
     recreated = table.is_recreated or not is_same
-    if table.last_entry is None or (pair.before and pair.before.sql == pair.after.sql):
+    if table.last_entry is None or table.last_entry.sql == pair.after.sql:
         return replace(table, entry=pair.after, last_entry=pair.after, is_recreated=recreated)
     if pair.after.module is not None or table.last_entry.module is not None:
         return TableThen(pair.after, pair.after, {}, recreated)

@@ -18,6 +18,8 @@ from pitr.sqlite.wal.index import INDEX_BYTES, WalIndex, decode_index
 _ATTEMPTS = 20
 _CHANGE_COUNTER = slice(24, 28)
 _WRITE_VERSION = 18
+# The clock of file systems goes in steps of up to 10 ms.
+_CLOCK_US = 20_000
 
 
 class Standing(enum.Enum):
@@ -25,20 +27,32 @@ class Standing(enum.Enum):
 
     CURRENT = enum.auto()  # nothing was committed since
     AHEAD = enum.auto()  # something was
-    UNKNOWN = enum.auto()  # its WAL is empty: nothing there tells what was committed last
+    UNKNOWN = enum.auto()  # its WAL is empty, and its files have changed since
 
 
-def is_current(path: Path, record: CommitRecord) -> bool:
+def is_current(path: Path, record: CommitRecord, *, proven_us: int = 0) -> bool:
     """Return whether nothing was committed since the archived commit `record`.
 
-    True is proof; False only says that there is none. Raises SourceUnusable when the files
-    cannot be read.
+    True is proof; False only says that there is none. See `standing`.
     """
-    return standing(path, record) is Standing.CURRENT
+    return standing(path, record, proven_us=proven_us) is Standing.CURRENT
 
 
-def standing(path: Path, record: CommitRecord) -> Standing:
-    """Return how the database stands to the archived commit `record`. Raises SourceUnusable."""
+def standing(path: Path, record: CommitRecord, *, proven_us: int) -> Standing:
+    """Return how the database stands to the newest archived commit.
+
+    The archive is proven to hold everything up to `proven_us`. An empty WAL does not tell what was
+    committed last, but a commit that is no longer in the WAL has changed the database file. Raises
+    SourceUnusable when the files cannot be read.
+    """
+    found = _standing_by_content(path, record)
+    proven_us = max(proven_us, record.time_end_us)
+    if found is Standing.UNKNOWN and last_changed_us(path) < proven_us - _CLOCK_US:
+        return Standing.CURRENT
+    return found
+
+
+def _standing_by_content(path: Path, record: CommitRecord) -> Standing:
     header = _read(path, 100)
     if len(header) < 100:
         return Standing.UNKNOWN
@@ -57,19 +71,17 @@ def standing(path: Path, record: CommitRecord) -> Standing:
     return Standing.CURRENT if same else Standing.AHEAD
 
 
-def last_written_us(path: Path) -> int:
-    """Return when the database or its WAL was last written, by the clock of the file system.
+def last_changed_us(path: Path) -> int:
+    """Return when the database or its WAL was changed last, by the clock of the file system.
 
-    That clock may be some milliseconds behind. A copy put back may carry an older time. Raises
-    SourceUnusable.
+    Of the file's times the one that nobody can set. Raises SourceUnusable.
     """
     try:
-        times_ns = [path.stat().st_mtime_ns]
-        wal = path.with_name(f"{path.name}-wal")
+        times_ns = [path.stat().st_ctime_ns]
         with suppress(FileNotFoundError):
             # An empty one was made by whoever connected last, and says nothing.
-            status = wal.stat()
-            times_ns += [status.st_mtime_ns] if status.st_size else []
+            status = path.with_name(f"{path.name}-wal").stat()
+            times_ns += [status.st_ctime_ns] if status.st_size else []
     except OSError as error:
         raise _unreadable(path, error) from None
     return max(times_ns) // 1000

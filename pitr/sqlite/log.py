@@ -10,7 +10,7 @@ from pitr.errors import CorruptDatabase
 from pitr.sqlite.btree import Snapshot
 from pitr.sqlite.changes import Stepper, TableDelta
 from pitr.sqlite.history import PageArchive, PageHistory
-from pitr.sqlite.images import Place
+from pitr.sqlite.images import AHEAD_BYTES_MAX, Place
 from pitr.sqlite.segment import CommitKind, CommitRecord
 from pitr.sqlite.watch import Watch
 from pitr.vocabulary.change import Transaction
@@ -19,8 +19,6 @@ from pitr.vocabulary.position import CommitNumber
 # The indexes of so many commits are held at once: few for a `--limit 1`, many for a long way.
 _WINDOW_COMMITS_FIRST = 64
 _WINDOW_COMMITS_MAX = 4096
-# The pages of so many commits are fetched together from a remote store.
-_GROUP_PAGES_MAX = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +129,7 @@ def _places(visits: list[_Visit], stepper: Stepper) -> Iterator[Place]:
 def _newest_first(
     archive: PageArchive, first: int | None, last: int | None
 ) -> Iterator[list[_Visit]]:
-    """Yield the commits, newest first, in groups that together wrote not too many pages."""
+    """Yield the commits, newest first, in groups whose pages can be fetched together."""
     oldest = archive.catalog.first_commit
     lowest = max(oldest, first if first is not None else oldest)
     newest = archive.last_commit() if last is None else archive.record_of(last)
@@ -144,18 +142,20 @@ def _newest_first(
         newest = records[0]
         if newest.first_covered <= oldest and newest.number >= lowest:
             visits.insert(0, _Visit(history, newest, None))
-        yield from _groups(reversed(visits))
+        # Each page is read twice: as the commit left it and as it was before.
+        pages_max = AHEAD_BYTES_MAX // (2 * history.page_size_of(records[-1].number))
+        yield from _groups(reversed(visits), pages_max)
         if newest.first_covered <= oldest:
             return
         commits = min(2 * commits, _WINDOW_COMMITS_MAX)
 
 
-def _groups(visits: Iterable[_Visit]) -> Iterator[list[_Visit]]:
+def _groups(visits: Iterable[_Visit], pages_max: int) -> Iterator[list[_Visit]]:
     group: list[_Visit] = []
     pages = 0
     for visit in visits:
         written = 0 if visit.previous is None else len(visit.changed)
-        if group and pages + written > _GROUP_PAGES_MAX:
+        if group and pages + written > pages_max:
             yield group
             group, pages = [], 0
         group.append(visit)

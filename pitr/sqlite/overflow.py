@@ -189,31 +189,50 @@ class OverflowOwners:
                 chains.add(there, deltas[root].entered)
 
     def suspects(
-        self, candidates: Collection[int], roots: Collection[int], here: Snapshot
+        self,
+        candidates: Collection[int],
+        wanted: Collection[int],
+        others: Collection[int],
+        here: Snapshot,
     ) -> Iterator[Suspect]:
-        """Yield the rows of the trees `roots` whose overflow chains hold one of the pages."""
+        """Yield the rows of the trees `wanted` whose overflow chains hold one of the pages.
+
+        The pages may belong to the trees `others` as well: to find them there may be cheaper.
+        """
         if here.header.auto_vacuum:
             owners = _climb(candidates, here)
             found = {(self._forest.root_of(leaf), first, leaf) for first, leaf in owners}
         else:
-            found = set(self._search(candidates, roots, here))
+            found = set(self._search(candidates, wanted, others, here))
         for root, first, leaf in found:
-            if root in roots:
+            if root in wanted:
                 yield _suspect(root, first, leaf, here, is_index=self._forest.is_index(root))
 
     def _search(
-        self, candidates: Collection[int], roots: Collection[int], here: Snapshot
+        self,
+        candidates: Collection[int],
+        wanted: Collection[int],
+        others: Collection[int],
+        here: Snapshot,
     ) -> Iterator[tuple[int, int, int]]:
-        """Yield (root, first overflow page, b-tree page); the smallest trees are searched first."""
-        missing = set(candidates)
-        row_pages = {root: self._forest.row_pages(root, here) for root in roots}
-        for root in sorted(roots, key=lambda root: len(row_pages[root])):
-            if not missing:
+        """Yield (root, first overflow page, b-tree page).
+
+        Trees whose chains are known are asked first, then the smaller ones before the larger.
+        """
+        missing, unasked = set(candidates), set(wanted)
+        forest = self._forest
+        roots = sorted(
+            unasked.union(others),
+            key=lambda root: (root not in self._chains, forest.size(root)),
+        )
+        for root in roots:
+            if not missing or not unasked:
                 return
+            unasked.discard(root)
             if root not in self._chains:
-                here.source.prefetch(row_pages[root])
-                is_index = self._forest.is_index(root)
-                self._chains[root] = _Chains(here, row_pages[root], is_index=is_index)
+                row_pages = forest.row_pages(root, here)
+                here.source.prefetch(row_pages)
+                self._chains[root] = _Chains(here, row_pages, is_index=forest.is_index(root))
             for page_number in sorted(missing):
                 owner = self._chains[root].owner(page_number, here)
                 if owner:

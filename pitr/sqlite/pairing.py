@@ -34,7 +34,9 @@ class TablePair:
     @property
     def altered(self) -> bool:
         """Return whether it was there before and after, under another statement."""
-        return bool(self.before and self.after) and self.before.sql != self.after.sql  # type: ignore[union-attr]
+        if self.before is None or self.after is None:
+            return False
+        return self.before.sql != self.after.sql
 
 
 def pair_tables(

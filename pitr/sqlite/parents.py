@@ -1,4 +1,4 @@
-"""What foreign keys hold against a plan: parents that are not there, children that would lose theirs.
+"""What foreign keys hold against a plan: parents that are missing, children that would lose theirs.
 
 Asked for the rows that the plan writes, and for no others: what other rows violate already is not
 the plan's business. A database whose application never enforces foreign keys is full of that.
@@ -66,9 +66,7 @@ class Orphans:
     tolerated: Mapping[str, int]
 
 
-def find_orphans(
-    connection: apsw.Connection, family: Family, resolution: Resolution
-) -> Orphans:
+def find_orphans(connection: apsw.Connection, family: Family, resolution: Resolution) -> Orphans:
     """Leave out rows that would have no parent or whose children would lose theirs.
 
     With rows left out, others may lose their parents in turn: so again, until there is nothing new.

@@ -9,6 +9,8 @@ Every statement about the rows of a plan joins up to four relations, under these
 
 A row is written by its class, and only while it has no reason against it. The database is asked
 set by set; no row passes through Python but those shown to a person.
+
+Every write says OR ABORT: a table may declare ON CONFLICT REPLACE, which would delete other rows.
 """
 
 from __future__ import annotations
@@ -36,8 +38,9 @@ class PlannedTable:
     `columns` are compared, one character of the mask each; `insert_columns` are what an insert
     gives values to. Both, and `key`, are live names; `before_names` says what a column is called
     in `before`. `match(rows, state, alias)` is the condition that joins the keys. `created_by` is
-    the text that makes a table that is missing in live; `definition` is that of the live table, or
-    of the one that will be made. `values` are columns added since, with their SQL over `b`.
+    the text that makes a table that is missing in live, `index_texts` those of its indexes;
+    `definition` is that of the live table, or of the one that will be made. `sequence` is the
+    AUTOINCREMENT value that the table had. `values` are columns added since, with SQL over `b`.
     """
 
     name: str
@@ -54,6 +57,8 @@ class PlannedTable:
     definition: PastTable
     actions: Mapping[RowClass, Action]
     created_by: str | None = None
+    index_texts: tuple[str, ...] = ()
+    sequence: int | None = None
     values: tuple[tuple[str, str], ...] = ()
     is_rehearsed: bool = False
 
@@ -85,6 +90,14 @@ class PlannedTable:
         """Return the condition that a row gets one of the actions; none given: is written."""
         names = ", ".join(f"'{c}'" for c in self.classes(*(actions or _WRITING)))
         return f"({rows}.class IN ({names}) AND {rows}.reason IS NULL)" if names else "FALSE"
+
+    def same_content(self) -> str:
+        """Return the condition that `l` has the content of `r`, a row without a key."""
+        return " AND ".join(
+            f"l.{quoted(name)} IS r.key_{at} COLLATE BINARY"
+            f" AND typeof(l.{quoted(name)}) = typeof(r.key_{at})"
+            for at, name in enumerate(self.key)
+        )
 
     def before_row(self) -> str:
         """Return the join that finds `b` of `r`."""
@@ -119,6 +132,18 @@ class PlannedTable:
             f" THEN {self.was(column)} ELSE l.{quoted(column)} END"
         )
 
+    def masks(self, connection: apsw.Connection) -> list[str]:
+        """Return the different masks of the rows that are updated."""
+        if not self.classes(Action.UPDATE):
+            return []
+        acting = self.acting(Action.UPDATE)
+        rows = connection.execute(f"SELECT DISTINCT mask FROM {self.rows} AS r WHERE {acting}")
+        return [str(mask) for (mask,) in rows]
+
+    def masked(self, mask: str) -> tuple[str, ...]:
+        """Return the columns that a mask restores."""
+        return tuple(c for c, mark in zip(self.columns, mask, strict=True) if mark != ".")
+
     def changes_any(self, columns: Sequence[str], *, rows: str = "r") -> str:
         """Return the condition that an update of `r` writes one of these columns."""
         places = [self.columns.index(name) + 1 for name in columns if name in self.columns]
@@ -139,7 +164,7 @@ class PlannedTable:
         `only` is a further condition on `r`.
         """
         names = [*self.insert_columns, *(name for name, _ in self.values)]
-        into = f"INSERT INTO {target}({', '.join(map(quoted, names))})"
+        into = f"INSERT OR ABORT INTO {target}({', '.join(map(quoted, names))})"
         acting = f"{self.acting(Action.INSERT)} AND {only}"
         if self.keyless:
             return f"{into} {self._copies(acting)}"

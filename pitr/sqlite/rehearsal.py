@@ -102,7 +102,7 @@ def _write(
 
 
 def _kind(error: apsw.ConstraintError) -> BlockerKind:
-    if error.extendedresult in _UNIQUE_CODES:
+    if getattr(error, "extendedresult", 0) in _UNIQUE_CODES:
         return BlockerKind.UNIQUE_TAKEN
     return BlockerKind.CHECK_FAILED
 
@@ -113,7 +113,7 @@ def _statement(table: PlannedTable, target: str, *, is_update: bool, only: str) 
     names = tuple(dict.fromkeys((*table.key, *table.definition.plain_columns)))
     values = ", ".join(table.became(name) for name in names)
     return (
-        f"INSERT INTO {target}({', '.join(map(quoted, names))}) SELECT {values}"
+        f"INSERT OR ABORT INTO {target}({', '.join(map(quoted, names))}) SELECT {values}"
         f" FROM {table.rows} AS r {table.before_row()} {table.live_row()}"
         f" WHERE {table.acting(Action.UPDATE)} AND {only}"
     )

@@ -13,22 +13,23 @@ from __future__ import annotations
 
 import itertools
 import threading
-from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache, lru_cache
+from itertools import islice
 from pathlib import Path
 
 import apsw
 
-from pitr.errors import UsageError
+from pitr.errors import PitrError, UsageError
 from pitr.sqlite.faults import sqlite_faults
 from pitr.sqlite.pages import PageSource
 
 _VFS_NAME = "pitr-past"
 _CACHE_BYTES = 32 << 20
 _CACHE_PAGES_MIN = 64
-_READAHEAD_BYTES = 4 << 20
+_RUN_PAGES_MIN = 16
+_RUN_BYTES_MAX = 4 << 20
 BUILTIN_COLLATIONS = frozenset({"BINARY", "NOCASE", "RTRIM"})
 _STEPS_BETWEEN_SIGNALS = 100_000  # of SQLite's virtual machine; a millisecond or so
 
@@ -48,23 +49,28 @@ class PastPages:
         self.page = lru_cache(pages_max)(self._load)
         self.expect(())
 
-    def expect(self, page_numbers: Sequence[int]) -> None:
+    def expect(self, page_numbers: Iterable[int]) -> None:
         """Announce pages that will all be read, in about this order; forgets the ones before.
 
         They are fetched run by run, each when the first page of the one before is asked for.
         """
-        step = max(1, _READAHEAD_BYTES // self._page_size)
-        self._expected = array("I", page_numbers)
-        self._runs = {
-            self._expected[begin]: range(begin + step, begin + 2 * step)
-            for begin in range(0, len(self._expected), step)
-        }
-        self.source.prefetch(self._expected[:step])
+        self._expected = iter(page_numbers)
+        self._run_pages = _RUN_PAGES_MIN
+        self._fetch_run()
+
+    def _fetch_run(self) -> None:
+        run: list[int] = []
+        try:
+            run.extend(islice(self._expected, self._run_pages))
+        except PitrError:
+            self._expected = iter(())  # whoever needs the damaged page is told
+        self._run = frozenset(run)
+        self._run_pages = min(2 * self._run_pages, max(1, _RUN_BYTES_MAX // self._page_size))
+        self.source.prefetch(run)
 
     def _load(self, page_number: int) -> bytes:
-        following = self._runs.pop(page_number, None)
-        if following is not None:
-            self.source.prefetch(self._expected[following.start : following.stop])
+        if page_number in self._run:
+            self._fetch_run()
         return self.source.page(page_number)
 
     def xRead(self, amount: int, offset: int) -> bytes:  # noqa: N802 - SQLite's name

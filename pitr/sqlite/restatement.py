@@ -1,8 +1,9 @@
 """The text of a CREATE TABLE for another schema of the same connection, without foreign keys.
 
 SQLite stores a table's text as `CREATE TABLE` and what was typed from the name on, without a
-schema; for `CREATE VIRTUAL TABLE` likewise. A table of the same columns and constraints elsewhere needs the name replaced; its foreign keys have
-to go, because their parents are not there and SQLite then refuses every write. Pure.
+schema; for `CREATE VIRTUAL TABLE` likewise. For a table of the same columns and constraints
+elsewhere the name gets a schema; the foreign keys have to go, because their parents are not there
+and SQLite then refuses every write. Pure.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pitr.sqlite.tokens import Token, TokenKind, tokens_of
-
 
 
 def restated(sql: str, schema: str) -> str:

@@ -84,8 +84,9 @@ class JournalFollower:
             finally:
                 self._reading.end()
 
-    # Between two polls no lock is held.
+    # Between two polls no lock is held; and there is no WAL.
     can_be_awaited = False
+    unsealed_frames = 0
 
     def is_awaited(self) -> bool:
         """Return whether anybody waits for this reader: nobody does."""

@@ -81,6 +81,7 @@ class Session:
         self._on_event = on_event
         self._archive = PageArchive(store)
         self._is_bulk = True
+        self._has_told_unsealed = False
         self._stop = threading.Event()
         self._last: CommitRecord | None = None
         current, entries = CurrentPages(header.page_size), 0
@@ -239,6 +240,15 @@ class Session:
             raise Discontinuity("another file lies under the name of the database or its -shm")
         is_durable = not self._recorder.has_pending and self._outbox.is_durable
         self._follower.poll(self._record, may_let_go=must_let_go or is_durable)
+        if self._follower.unsealed_frames and not self._has_told_unsealed:
+            self._has_told_unsealed = True
+            self._tell(
+                Level.WARNING,
+                "the application's SQLite has committed WAL frames without their checksum",
+                "A bug of older versions, after ROLLBACK TO in a transaction larger than the "
+                "page cache. A crash would lose those commits and all after them; the archive "
+                "has them. Update the application's SQLite.",
+            )
 
     def _record(self, seen: SeenCommit) -> None:
         if seen.commits > 1:

@@ -47,6 +47,7 @@ class Forest:
         self._parents = array("I", [0])
         self._levels = bytearray(1)  # by page; 1 = leaf, 0 = in no watched tree
         self._is_index: dict[int, bool] = {}
+        self._sizes: dict[int, int] = {}
 
     @property
     def roots(self) -> Collection[int]:
@@ -56,6 +57,10 @@ class Forest:
     def is_index(self, root: int) -> bool:
         """Return whether the tree is an index b-tree, in which interior pages carry rows too."""
         return self._is_index[root]
+
+    def size(self, root: int) -> int:
+        """Return how many pages the tree had when it came under watch."""
+        return self._sizes[root]
 
     def root_of(self, page_number: int) -> int:
         """Return the root of the tree that a page belongs to, 0 for none."""
@@ -95,6 +100,7 @@ class Forest:
                     raise damaged(page_number, "It belongs to two b-trees.")
                 self._parents[page_number] = parent
                 self._levels[page_number] = level
+            self._sizes[root] = self._sizes.get(root, 0) + len(pages)
 
     def step(
         self,
@@ -120,7 +126,7 @@ class Forest:
         for edit in edits.values():
             self._forget(edit.forgotten)
         for root in felled:
-            del self._is_index[root]
+            del self._is_index[root], self._sizes[root]
         for edit in edits.values():
             self._place(edit.placed)
         for root in planted:

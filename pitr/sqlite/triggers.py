@@ -32,6 +32,13 @@ class Effects:
     triggers: dict[str, list[str]] = field(default_factory=dict)
     owned_columns: set[str] = field(default_factory=set)
 
+    def add(self, others: Effects) -> None:
+        """Take over what other statements on the same table set off."""
+        for name, writes in others.triggers.items():
+            known = self.triggers.setdefault(name, [])
+            known += [one for one in writes if one not in known]
+        self.owned_columns.update(others.owned_columns)
+
 
 def effects_of(connection: apsw.Connection, table: str, statements: Sequence[str]) -> Effects:
     """Return what the statements on a table would set off. Raises apsw.SQLError.

@@ -14,11 +14,13 @@ from pitr.sqlite.source import Source
 from pitr.sqlite.wal.checksum import verify_frames
 from pitr.sqlite.wal.frame import (
     FRAME_HEADER_BYTES,
+    UNSEALED,
     decode_frame_header,
     iterate_frame_numbers,
     iterate_frames,
 )
 from pitr.sqlite.wal.header import WAL_HEADER_BYTES
+from pitr.sqlite.wal.index import WalIndex
 
 CHUNK_BYTES = 4 << 20
 _CHECKSUM = struct.Struct(">II")
@@ -49,6 +51,7 @@ class WalReader:
         self._frame_bytes = FRAME_HEADER_BYTES + page_size
         self._big_endian = False
         self.mark = WalMark(0, 0, 0, 0, 0)
+        self.unsealed_frames = 0  # met so far; docs/formats/sqlite-wal.md, "Unsealed frames"
 
     @property
     def salts(self) -> tuple[int, int]:
@@ -67,7 +70,10 @@ class WalReader:
         self.mark = WalMark(header.salt1, header.salt2, 0, header.checksum1, header.checksum2)
 
     def go_to(self, frame: int) -> None:
-        """Go to after a frame of the present generation, taking its word for the checksum."""
+        """Go to after a frame of the present generation, taking its word for the checksum.
+
+        Raises CorruptDatabase.
+        """
         self.begin_generation()
         if frame:
             head = decode_frame_header(
@@ -75,27 +81,54 @@ class WalReader:
             )
             self.mark = WalMark(*self.salts, frame, head.checksum1, head.checksum2)
 
+    def go_to_end(self, index: WalIndex) -> None:
+        """Go to the newest commit as the wal-index names it, without reading the WAL."""
+        self._big_endian = index.big_endian
+        if index.max_frame:
+            self.mark = WalMark(*index.salts, index.max_frame, index.checksum1, index.checksum2)
+
     def runs(self, until: int, bytes_max: int = CHUNK_BYTES) -> Iterator[Run]:
         """Yield the frames from the position up to `until`, verified; the position moves along.
 
-        Raises Discontinuity when a frame is not valid.
+        Raises Discontinuity when a frame is not valid, CorruptDatabase when the WAL is too short.
         """
         count_max = max(1, bytes_max // self._frame_bytes)
         while (frame := self.mark.frame) < until:
             count = min(count_max, until - frame)
             buffer = self._source.wal_bytes(self._offset(frame + 1), count * self._frame_bytes)
-            valid, *checksum = verify_frames(
-                buffer,
-                self._page_size,
-                *self.salts,
-                self.mark.checksum1,
-                self.mark.checksum2,
-                self._big_endian,
-            )
-            if valid < count:
-                raise Discontinuity(f"frame {frame + valid + 1} of the WAL is not valid")
-            self.mark = WalMark(*self.salts, frame + count, *checksum)
+            self._verify(buffer, count)
             yield Run(self.mark.salt1, self.mark.salt2, frame + 1, buffer)
+
+    def _verify(self, buffer: bytes, count: int) -> None:
+        """Move the position over `count` frames that lie in the buffer."""
+        salts, frame = self.salts, self.mark.frame
+        s0, s1 = self.mark.checksum1, self.mark.checksum2
+        frames = memoryview(buffer)
+        at = 0
+        while True:
+            valid, s0, s1 = verify_frames(
+                frames[at * self._frame_bytes :], self._page_size, *salts, s0, s1, self._big_endian
+            )
+            at += valid
+            if at == count:
+                break
+            head = decode_frame_header(frames[at * self._frame_bytes :])
+            is_unsealed = head.is_unsealed
+            # What follows an unsealed frame continues a checksum that nobody knows.
+            if not is_unsealed and not ((s0, s1) == UNSEALED and head.salts == salts):
+                raise Discontinuity(f"frame {frame + at + 1} of the WAL is not valid")
+            self.unsealed_frames += is_unsealed
+            s0, s1 = head.checksum1, head.checksum2
+            at += 1
+        self.mark = WalMark(*salts, frame + count, s0, s1)
+
+    def run(self, until: int) -> Run | None:
+        """Return the frames from the position up to `until` in one piece, None when there is none.
+
+        Its commits need nothing more of the WAL. Raises as `runs` does.
+        """
+        size = max(1, until - self.mark.frame) * self._frame_bytes
+        return next(self.runs(until, bytes_max=size), None)
 
     def commits(self, runs: Iterable[Run]) -> Iterator[Committed]:
         """Yield (size in pages, position after it, its pages ascending) of each commit.

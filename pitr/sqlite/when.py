@@ -7,7 +7,7 @@ as of the newest state; where an older table lacks a column that it names, no ro
 
 from __future__ import annotations
 
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from itertools import islice
 
@@ -145,12 +145,30 @@ class _Search:
         virtual = delta.pair.after or delta.pair.before
         if virtual is not None and virtual.module is not None:
             raise _virtual_refused(virtual)
+        if before is not None and (delta.change.truncated or delta.change.dropped):
+            with suppress(UnicodeDecodeError):  # text that is none: it is decoded more kindly here
+                return self._row_of_whole_table(before)
         changes = delta.diff.changes()
         while batch := list(islice(changes, _BATCH_ROWS)):
             change = self._first_match(batch, before, after)
             if change is not None:
                 return self._row(before, change.before) or self._row(after, change.after)
         return None
+
+    def _row_of_whole_table(self, before: TableSide) -> dict[str, Value] | None:
+        """Ask the state before, where all rows of the table are still there.
+
+        With its indexes that costs a few pages, where to decode all rows may take minutes.
+        """
+        evaluator = self._evaluator(before)
+        if evaluator is None:
+            return None
+        with (
+            open_past(before.snapshot.source) as past,
+            sqlite_faults("the condition cannot be asked of the rows that are gone"),
+        ):
+            row = past.execute(evaluator.statement(before.entry.name)).fetchone()
+            return dict(zip(evaluator.columns, row, strict=True)) if row else None
 
     def _first_match(
         self, changes: list[RowChange], before: TableSide | None, after: TableSide | None

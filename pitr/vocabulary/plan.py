@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -34,6 +34,14 @@ class Resolution(StrEnum):
     BLOCKS = "blocks"
     SKIPPED = "skipped"
     OVERWRITTEN = "overwritten"
+
+
+class MergeOutcome(StrEnum):
+    """What became of a merge whose record was written."""
+
+    HAPPENED = "happened"
+    DID_NOT_HAPPEN = "did_not_happen"
+    CANNOT_BE_TOLD = "cannot_be_told"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +79,15 @@ class Blocker:
     held_by: tuple[Row, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class LostRows:
+    """Lost rows that one transaction removed; `position` and `time_us` are None where not known."""
+
+    position: str | None
+    time_us: int | None
+    rows: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TablePlan:
     """One table of a plan: its rows by class, and by what is done with them."""
@@ -78,6 +95,7 @@ class TablePlan:
     table: str
     counts: Mapping[RowClass, int]
     actions: Mapping[Action, int]
+    lost_by: tuple[LostRows, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,8 +155,11 @@ class SavedPlan:
     fingerprint: str
 
 
-def plan_document(plan: Plan) -> dict[str, object]:
-    """Return the plan under the keys that scripts rely on; row values are left as they are."""
+def plan_document(plan: Plan, *, time_text: Callable[[int], str]) -> dict[str, object]:
+    """Return the plan under the keys that scripts rely on; row values are left as they are.
+
+    `time_text` writes microseconds since the epoch as a time.
+    """
     return {
         "plan_format": PLAN_FORMAT,
         "recovery": plan.recovery,
@@ -148,7 +169,7 @@ def plan_document(plan: Plan) -> dict[str, object]:
         "options": msgspec.to_builtins(plan.options),
         "counts": {str(name): count for name, count in plan.counts.items()},
         "actions": {str(name): count for name, count in plan.actions.items()},
-        "tables": [_table_document(table) for table in plan.tables],
+        "tables": [_table_document(table, time_text) for table in plan.tables],
         "conflicts": [blocker_document(blocker) for blocker in plan.blockers],
         "warnings": list(plan.warnings),
         "fingerprint": plan.fingerprint,
@@ -156,11 +177,19 @@ def plan_document(plan: Plan) -> dict[str, object]:
     }
 
 
-def _table_document(table: TablePlan) -> dict[str, object]:
+def _table_document(table: TablePlan, time_text: Callable[[int], str]) -> dict[str, object]:
     return {
         "table": table.table,
         "counts": {str(name): count for name, count in table.counts.items()},
         "actions": {str(name): count for name, count in table.actions.items()},
+        "lost_by": [
+            {
+                "transaction": lost.position,
+                "time": None if lost.time_us is None else time_text(lost.time_us),
+                "rows": lost.rows,
+            }
+            for lost in table.lost_by
+        ],
     }
 
 

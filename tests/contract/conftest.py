@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from pitr.archive.location import open_store
-from pitr.archive.memory import MemoryStore
 from pitr.archive.store import Store
+from tests.memory_store import MemoryStore
 from tools import s3_servers
 
 StoreMaker = Callable[[str], Store]

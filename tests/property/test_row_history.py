@@ -49,17 +49,28 @@ def expected(life: Life, number: int, found: dict[str, TableChange]) -> dict[str
     return reference(life.recorder.states[number - 1], life.recorder.states[number])
 
 
-# The last two have rows that change on overflow pages while no other page of their table does.
-@pytest.mark.parametrize("seed", [*range(48), 170, 305])
-def test_random_life_is_told_as_sql_sees_it(seed: int, tmp_path: Path) -> None:
-    """For every commit and table the counts and flags equal those of a comparison of everything."""
-    life = lived(seed, tmp_path, 60)
+def assert_told_as_sql_sees_it(seed: int, folder: Path, steps: int) -> None:
+    """Check the counts and flags of every commit and table against the reference."""
+    life = lived(seed, folder, steps)
     history = told(life.recorder)
-
     for number in range(2, life.recorder.number + 1):
         found = history.get(number, {})
         plain = {name: replace(change, rewritten=False) for name, change in found.items()}
         assert plain == expected(life, number, found), f"seed {seed}, commit {number}"
+
+
+# The last two have rows that change on overflow pages while no other page of their table does.
+@pytest.mark.parametrize("seed", [*range(48), 170, 305])
+def test_random_life_is_told_as_sql_sees_it(seed: int, tmp_path: Path) -> None:
+    """For every commit and table the counts and flags equal those of a comparison of everything."""
+    assert_told_as_sql_sees_it(seed, tmp_path, 60)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("seed", range(10_000, 10_600))
+def test_long_random_life_is_told_as_sql_sees_it(seed: int, tmp_path: Path) -> None:
+    """The same for many more and longer lives."""
+    assert_told_as_sql_sees_it(seed, tmp_path, 150)
 
 
 @pytest.mark.parametrize("seed", range(100, 116))

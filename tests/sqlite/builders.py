@@ -6,11 +6,11 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from pitr.archive.memory import MemoryStore
 from pitr.archive.store import ObjectInfo, Store
 from pitr.sqlite.history import PageArchive
 from pitr.sqlite.pagemap import CurrentPages, encode_map
 from pitr.sqlite.segment import CommitKind, CommitRecord, SegmentWriter, page_digest
+from tests.memory_store import MemoryStore
 
 PAGE_SIZE = 512
 SECOND_US = 1_000_000

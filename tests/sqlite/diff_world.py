@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from pitr.archive.memory import MemoryStore
 from pitr.sqlite.candidates import Limits
 from pitr.sqlite.classified import ClassifiedTable, classify, stream_rows
 from pitr.sqlite.history import PageArchive
@@ -14,6 +13,7 @@ from pitr.sqlite.replay import open_past
 from pitr.sqlite.sidecar import restore_tables
 from pitr.sqlite.states import States, StateSources, open_states
 from pitr.vocabulary.diff_row import DiffRow
+from tests.memory_store import MemoryStore
 from tests.sqlite.capture_world import App, capture_once
 
 # Pages tell of every table, however small; or of none.
@@ -78,6 +78,24 @@ class DiffWorld:
     def close(self) -> None:
         """End the application."""
         self.app.close()
+
+
+@contextmanager
+def making_worlds(folder: Path) -> Iterator[Callable[..., DiffWorld]]:
+    """Yield a function that makes worlds in folders of their own, and close them at the end."""
+    worlds: list[DiffWorld] = []
+
+    def make(*statements: str, mode: str = "WAL") -> DiffWorld:
+        own = folder / str(len(worlds))
+        own.mkdir()
+        worlds.append(DiffWorld(own, *statements, mode=mode))
+        return worlds[-1]
+
+    try:
+        yield make
+    finally:
+        for world in worlds:
+            world.close()
 
 
 Found = dict[tuple[object, ...], tuple[str, str]]

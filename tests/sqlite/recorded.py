@@ -16,7 +16,6 @@ from pathlib import Path
 
 import apsw
 
-from pitr.archive.memory import MemoryStore
 from pitr.sqlite.history import PageArchive
 from pitr.sqlite.segment import (
     FIRST_CHAIN,
@@ -26,6 +25,7 @@ from pitr.sqlite.segment import (
     page_digest,
 )
 from pitr.vocabulary.change import TableChange
+from tests.memory_store import MemoryStore
 
 START_US = 1_700_000_000_000_000
 _WAL_HEADER, _FRAME_HEADER = 32, 24

@@ -16,11 +16,11 @@ import pytest
 
 from pitr.archive.document import encode_document
 from pitr.archive.lease import read_newest_lease
-from pitr.archive.memory import MemoryStore
 from pitr.errors import ArchiveHeld, SourceUnusable
 from pitr.sqlite.event import Level
 from pitr.sqlite.segment import CommitKind
 from pitr.sqlite.session import CaptureOptions
+from tests.memory_store import MemoryStore
 from tests.sqlite.capture_world import (
     App,
     AppError,

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from pitr.archive.memory import MemoryStore
 from pitr.errors import SourceUnusable
 from pitr.sqlite.difference import LiveImage
 from pitr.sqlite.seen import Interval
 from pitr.sqlite.segment import CommitKind
 from pitr.sqlite.source import Source
+from tests.memory_store import MemoryStore
 from tests.sqlite.capture_world import (
     App,
     capture_once,

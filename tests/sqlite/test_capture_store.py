@@ -7,6 +7,7 @@ all the while. What the archive holds afterwards is read back commit by commit.
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -19,12 +20,12 @@ import pytest
 from pitr.archive.document import encode_document
 from pitr.archive.lease import read_newest_lease
 from pitr.archive.local import LocalStore
-from pitr.archive.memory import MemoryStore
 from pitr.errors import CorruptObject, StoreUnusable
 from pitr.sqlite.event import Event, Level
 from pitr.sqlite.outbox import Outbox
 from pitr.sqlite.segment import CommitKind
 from pitr.sqlite.session import CaptureOptions
+from tests.memory_store import MemoryStore
 from tests.sqlite.capture_world import (
     FAST,
     App,
@@ -332,6 +333,32 @@ def test_capturing_process_opens_database_and_index_once(path: Path, store: Faul
         running.wait_for_value(COUNT, 399)
         assert sorted(opens) == sorted(first) == [str(path), f"{path}-shm"]
     assert newest_value(store, COUNT) == 399
+
+
+_HOLDERS = """
+import fcntl, os, struct, sys
+flock = struct.Struct("hhqqi")
+def holder(name, begin, length):
+    asked = flock.pack(fcntl.F_WRLCK, os.SEEK_SET, begin, length, 0)
+    descriptor = os.open(name, os.O_RDWR)
+    return flock.unpack(fcntl.fcntl(descriptor, fcntl.F_GETLK, asked))[4]
+path = sys.argv[1]
+print(holder(path, 0x40000002, 510), holder(path + "-shm", 123, 5), holder(path + "-shm", 128, 1))
+"""
+
+
+def test_locks_of_capture_are_held_whatever_it_reads(path: Path, store: FaultyStore) -> None:
+    """Seen from another process: the file's, a read mark's, and that of being connected."""
+    options = CaptureOptions(poll_seconds=0.01, flush_seconds=0.02, reset_frames=50)
+    with App(path, *WAL) as app, capturing(store, path, options=options) as running:
+        for number in range(1, 200):
+            app.run("INSERT INTO t VALUES(?, 'x')", number)
+        running.wait_for_value(COUNT, 199)
+        app.close()
+        command = [sys.executable, "-c", _HOLDERS, str(path)]
+        holders = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        assert holders.split() == [str(os.getpid())] * 3
+        assert path.with_name("app.db-wal").exists()
 
 
 def test_options_have_the_documented_defaults() -> None:

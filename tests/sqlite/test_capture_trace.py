@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from pitr.archive.memory import MemoryStore
 from pitr.sqlite.segment import CommitKind
 from pitr.sqlite.session import CaptureOptions
+from tests.memory_store import MemoryStore
 from tests.sqlite.capture_world import App, capturing, records, states
 
 STEPS = 60

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import pytest
 
 from pitr.archive.lease import acquire
-from pitr.archive.memory import MemoryStore
 from pitr.errors import ArchiveGap
 from pitr.sqlite.catalog import Catalog
 from pitr.sqlite.compaction import (
@@ -24,6 +23,7 @@ from pitr.sqlite.compaction import (
 from pitr.sqlite.history import PageArchive
 from pitr.sqlite.segment import CommitKind, CommitRecord
 from pitr.sqlite.verify import verify_archive
+from tests.memory_store import MemoryStore
 from tests.sqlite.builders import (
     HOUR_US,
     START_US,

@@ -9,7 +9,6 @@ from copy import deepcopy
 import pytest
 
 from pitr.archive.lease import acquire
-from pitr.archive.memory import MemoryStore
 from pitr.errors import ArchiveLacks, Corrupt, CorruptObject, PitrError, PreconditionFailed
 from pitr.sqlite.compaction import compact
 from pitr.sqlite.dump import describe_object
@@ -17,6 +16,7 @@ from pitr.sqlite.history import PageArchive
 from pitr.sqlite.pagemap import encode_map
 from pitr.sqlite.segment import CommitKind, SegmentWriter, page_digest
 from pitr.sqlite.verify import verify_archive
+from tests.memory_store import MemoryStore
 from tests.sqlite.builders import (
     START_US,
     ArchiveBuilder,

@@ -6,12 +6,12 @@ import random
 
 import pytest
 
-from pitr.archive.memory import MemoryStore
 from pitr.archive.object import ObjectReader
 from pitr.errors import ArchiveGap, CorruptObject, OutsideWindow
 from pitr.sqlite import images, segment
 from pitr.sqlite.history import PageArchive
 from pitr.sqlite.segment import CommitKind, SegmentIndex
+from tests.memory_store import MemoryStore
 from tests.sqlite.builders import (
     START_US,
     ArchiveBuilder,

@@ -212,3 +212,15 @@ def test_virtual_and_unknown_tables_are_refused(recorder: Recorder) -> None:
     assert position(gone(recorder, "c0 = 'x'", "text_content")) == f"commit:{recorder.number}"
     with pytest.raises(TableUnknown):
         gone(recorder, "id = 1", "nowhere")
+
+
+def test_text_that_is_no_text_is_shown_with_replacement_characters(tmp_path: Path) -> None:
+    """Bytes that an application wrote as text, and that are none, do not stop the search."""
+    recorder = Recorder(tmp_path / "x.db")
+    recorder.run("CREATE TABLE t(id INTEGER PRIMARY KEY, v TEXT)")
+    recorder.run("INSERT INTO t VALUES (1, CAST(x'61ff' AS TEXT)), (2, 'b')")
+    number = recorder.run("DELETE FROM t")
+
+    found = gone(recorder, "id = 1", "t")
+    assert position(found) == f"commit:{number}"
+    assert found.row == {"id": 1, "v": "a\ufffd"}

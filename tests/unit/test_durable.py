@@ -144,6 +144,8 @@ def test_removal_of_missing_file_is_no_error(tmp_path: Path) -> None:
         ("object", False),
         (".pitr~object", False),
     ],
+    # Not the names themselves: they hold process numbers, which differ between test workers.
+    ids=["dead-run", "this-run", "parent", "dead-process", "no-process", "object", "no-temporary"],
 )
 def test_sweep_removes_old_files_of_dead_runs_only(tmp_path: Path, name: str, swept: bool) -> None:
     """A process number is not enough: in a container every run may have the same."""

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 FRAME_HEADER_BYTES = 24
+# The checksum in the header of a frame that SQLite has not sealed yet.
+UNSEALED = (0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +23,18 @@ class FrameHeader:
     checksum1: int
     checksum2: int
 
+    @property
+    def salts(self) -> tuple[int, int]:
+        """Return the name of the generation that the frame was sealed in."""
+        return self.salt1, self.salt2
 
-def decode_frame_header(data: bytes) -> FrameHeader:
+    @property
+    def is_unsealed(self) -> bool:
+        """Return whether salts and checksum are still to be filled in."""
+        return self.salts == (0, 0) and (self.checksum1, self.checksum2) == UNSEALED
+
+
+def decode_frame_header(data: bytes | memoryview) -> FrameHeader:
     """Decode the first 24 bytes of a frame. Says nothing about their validity."""
     return FrameHeader(*struct.unpack_from(">6I", data))
 

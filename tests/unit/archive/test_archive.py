@@ -23,7 +23,6 @@ from pitr.archive.archive import (
 )
 from pitr.archive.document import encode_document
 from pitr.archive.local import LocalStore
-from pitr.archive.memory import MemoryStore
 from pitr.archive.object import Section, encode_object
 from pitr.archive.store import ObjectExists, check_key
 from pitr.errors import (
@@ -35,6 +34,7 @@ from pitr.errors import (
     StoreUnusable,
     UsageError,
 )
+from tests.memory_store import MemoryStore
 
 SHOP = {"path": "/srv/shop.db"}
 

@@ -13,7 +13,6 @@ import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pitr.archive.memory import MemoryStore
 from pitr.archive.object import (
     END_MAGIC,
     MAGIC,
@@ -25,6 +24,7 @@ from pitr.archive.object import (
     verify_object,
 )
 from pitr.errors import CorruptObject
+from tests.memory_store import MemoryStore
 
 KEY = "log/object"
 KIND = b"TEST"

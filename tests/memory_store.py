@@ -1,4 +1,4 @@
-"""A store in memory, for tests and for what never leaves one process."""
+"""A store in memory: what an archive asks of a store, in the fewest lines."""
 
 from __future__ import annotations
 

@@ -1,0 +1,25 @@
+"""Temporary databases beside the live one, for what a plan has to try out or to copy."""
+
+from __future__ import annotations
+
+import apsw
+
+from pitr.sqlite.tokens import quoted
+
+
+def make_fresh(connection: apsw.Connection, schema: str) -> None:
+    """Attach an empty temporary database, or empty the one that has the name.
+
+    Inside a transaction too. It is a file without a name, and is gone with the connection.
+    """
+    attached = {str(row[1]) for row in connection.execute("PRAGMA database_list")}
+    if schema not in attached:
+        connection.execute(f"ATTACH '' AS {schema}")
+        return
+    # A virtual table takes its shadow tables with it.
+    names = connection.execute(
+        f"SELECT name FROM {schema}.sqlite_schema WHERE type = 'table'"
+        " AND name NOT LIKE 'sqlite!_%' ESCAPE '!' ORDER BY rootpage > 0"
+    ).fetchall()
+    for (name,) in names:
+        connection.execute(f"DROP TABLE IF EXISTS {schema}.{quoted(str(name))}")
