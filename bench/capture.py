@@ -41,7 +41,8 @@ class _Run:
     p99_us: float
     max_us: float
     cpu: float  # of one core, by the process beside; 0 when there is none
-    stored_bytes: int
+    wal_bytes: int  # the size to which the WAL file has grown
+    stored_bytes: int  # once the process beside has ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +113,8 @@ def _medians(ways: list[_Way], rate: int) -> dict[str, _Run]:
 def _measure(way: _Way, rate: int) -> _Run:
     path, seconds = way.folder / "shop.db", _SECONDS[rate]
     _empty_wal(path)
+    stored = folder_bytes(way.store) if way.store else 0
     with way.beside(way.folder) as process:
-        stored = folder_bytes(way.store) if way.store else 0
         used = cpu_seconds(process.pid) if process else 0.0
         report = write(path, seconds, rate)
         used = cpu_seconds(process.pid) - used if process else 0.0
@@ -125,6 +126,7 @@ def _measure(way: _Way, rate: int) -> _Run:
         report["p99_us"],
         report["max_us"],
         used / seconds,
+        report["wal_bytes"],
         stored,
     )
 
@@ -146,11 +148,12 @@ def _table(title: str, runs: dict[str, _Run]) -> Table:
             f"{run_.p99_us:.0f} µs",
             f"{run_.max_us / 1000:.0f} ms",
             f"{run_.cpu:.1%}" if run_.cpu else "",
+            bytes_text(run_.wal_bytes),
             f"{bytes_text(run_.stored_bytes / run_.commits)}" if run_.stored_bytes else "",
         ]
         for name, run_ in runs.items()
     ]
-    columns = "beside it|commits/s|to alone|p50|to alone|p99|longest|its CPU|stored/commit"
+    columns = "beside it|commits/s|to alone|p50|to alone|p99|longest|its CPU|WAL file|stored/commit"
     return Table(title, columns.split("|"), rows)
 
 

@@ -14,6 +14,7 @@ import random
 import sqlite3
 import sys
 import time
+from pathlib import Path
 
 _BUSY_SECONDS = 30
 
@@ -25,6 +26,7 @@ def main(path: str, seconds: float, rate: float, commits_max: int) -> None:
     began = time.perf_counter()
     ordered = sorted(write(database, seconds, rate, commits_max))
     took_seconds = time.perf_counter() - began
+    wal_bytes = Path(f"{path}-wal").stat().st_size  # the last one who closes removes it
     database.close()
     report = {
         "commits": len(ordered),
@@ -32,6 +34,7 @@ def main(path: str, seconds: float, rate: float, commits_max: int) -> None:
         "p50_us": ordered[len(ordered) // 2],
         "p99_us": ordered[len(ordered) * 99 // 100],
         "max_us": ordered[-1],
+        "wal_bytes": wal_bytes,
     }
     print(json.dumps(report))
 

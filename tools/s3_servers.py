@@ -66,7 +66,7 @@ def moto() -> Iterator[Server]:
     """Run a moto server of one's own, with the bucket made, for as long as the block lasts."""
     with contextlib.ExitStack() as stack:
         server = start_moto()
-        stack.callback(_moto_log(server.endpoint).unlink)
+        stack.callback(moto_log(server.endpoint).unlink)
         stack.callback(stop, server)
         yield server
 
@@ -102,7 +102,7 @@ def start_moto() -> Server:
     port = _free_port()
     command = [str(program), "-H", "127.0.0.1", "-p", str(port)]
     endpoint = f"http://127.0.0.1:{port}"
-    log = _moto_log(endpoint)
+    log = moto_log(endpoint)
     process = _spawn(command, log, os.environ)
     server = Server(endpoint, "test", "test-secret", [process.pid])
     try:
@@ -114,7 +114,8 @@ def start_moto() -> Server:
     return server
 
 
-def _moto_log(endpoint: str) -> Path:
+def moto_log(endpoint: str) -> Path:
+    """Return where moto writes a line for each request that it gets."""
     return CACHE / f"moto-{endpoint.rpartition(':')[2]}.log"
 
 

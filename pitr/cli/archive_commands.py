@@ -48,10 +48,11 @@ def capture(
     once: bool,
     as_json: bool,
 ) -> None:
-    """Follow the source until SIGTERM or SIGINT, archiving every commit.
+    """Follow the source, archiving every commit, until stopped.
 
-    Nothing is written into the source: no table, no trigger, no setting. The first run takes
-    the base itself. One capture runs per archive.
+    SIGTERM and SIGINT stop it; what is committed by then is archived. Nothing is written into
+    the source: no table, no trigger, no setting. The first run takes the base itself. One
+    capture runs per archive.
     """
     settings = settings_of(config, source, archive, poll=poll)
     reporter = Reporter(as_json=as_json)
@@ -149,7 +150,7 @@ def detach(
 def mark(
     name: str, config: str | None, source: str | None, archive: str | None, *, as_json: bool
 ) -> None:
-    """Give the present state a name, for targets such as 'name:NAME'.
+    """Name the present state, for targets such as 'name:NAME'.
 
     When the command returns, the state is proven to be archived.
     """
@@ -174,7 +175,7 @@ def status(
     prometheus: bool,
     as_json: bool,
 ) -> None:
-    """Show the recoverable window, lag, gaps, sizes and the last error."""
+    """Show the recoverable window, lag, gaps, sizes, last error."""
     if prometheus and as_json:
         raise UsageError("status takes either --prometheus or --json")
     settings = settings_of(config, source, archive)
@@ -290,7 +291,10 @@ def debug() -> None:
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @json_option
 def debug_object(file: Path, *, as_json: bool) -> None:
-    """Show what an archive object holds: its frame, sections, commits and pages."""
+    """Show what an archive object holds.
+
+    Its frame, sections, commits and pages; damage is described, and ends with exit 5.
+    """
     lines = describe_object(file.read_bytes())
     is_damaged = any(line.startswith("damaged") for line in lines)
     if as_json:

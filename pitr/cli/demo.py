@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import shutil
 import signal
@@ -13,7 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import click
 
@@ -32,7 +33,8 @@ def demo(*, keep: bool, as_json: bool) -> None:
     """Lose rows and get them back, in seconds.
 
     Makes a throw-away shop with a live writer in another process, captures it, destroys its
-    orders, finds the accident and restores the table. Every command is real and shown as it runs.
+    orders, finds the accident, brings the rows back and takes that back again. Every command is
+    real and shown as it runs.
     """
     folder = Path(tempfile.mkdtemp(prefix="pitr-demo-"))
     stage = _Stage(folder, is_quiet=as_json)
@@ -54,6 +56,8 @@ class _Stage:
         self.folder = folder
         self._tell = note if is_quiet else emit
         self._output = sys.stderr if is_quiet else sys.stdout
+        # The user's own settings would lead the demo's commands to the user's own archive.
+        self._environment = {k: v for k, v in os.environ.items() if not k.startswith("PITR_")}
 
     def say(self, text: str) -> None:
         """Tell what comes next."""
@@ -66,26 +70,35 @@ class _Stage:
 
     def shop(self, part: str) -> None:
         """Run a part of the shop's application to its end."""
-        subprocess.run([*_SHOP, part, "shop.db"], cwd=self.folder, check=True)
+        self._run([*_SHOP, part, "shop.db"]).check_returncode()
 
     def pitr(self, *words: str) -> None:
         """Show a command of pitr and run it."""
         self.show("pitr", *words)
-        done = subprocess.run([*_PITR, *words], cwd=self.folder, stdout=self._output, check=False)
+        done = self._run([*_PITR, *words], stdout=self._output)
         if done.returncode:  # it has said what is wrong
             raise click.exceptions.Exit(done.returncode)
 
     def ask(self, *words: str) -> dict[str, Any]:
         """Return what a command of pitr answers, without showing it."""
-        command = [*_PITR, *words, "--json"]
-        done = subprocess.run(command, cwd=self.folder, check=True, capture_output=True)
+        done = self._run([*_PITR, *words, "--json"], stdout=subprocess.PIPE)
+        done.check_returncode()
         answer: dict[str, Any] = json.loads(done.stdout)
         return answer
+
+    def _run(
+        self, command: list[str], stdout: IO[str] | int | None = None
+    ) -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run(
+            command, cwd=self.folder, env=self._environment, stdout=stdout, check=False
+        )
 
     @contextmanager
     def running(self, *command: str) -> Iterator[None]:
         """Let a process run for as long as the block lasts."""
-        process = subprocess.Popen(command, cwd=self.folder, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            command, cwd=self.folder, env=self._environment, stderr=subprocess.DEVNULL
+        )
         try:
             yield
         finally:
@@ -112,19 +125,24 @@ def _recover(stage: _Stage) -> dict[str, Any]:
     lost = ("when", "-t", "orders", "--gone", "id = 42")
     stage.say("When did order 42 vanish?")
     stage.pitr(*lost)
-    found = stage.ask(*lost)
+    transaction = stage.ask(*lost)["transaction"]
+    accident = transaction["position"]
     stage.say("What else happened to the orders just before?")
-    accident = found["transaction"]["position"]
     stage.pitr("log", "-t", "orders", "--until", accident, "--limit", "4")
-    stage.say("The table as it was then, into a sidecar; the live database is only read.")
-    stage.pitr("restore", "-t", "orders", "--at", found["before"])
-    stage.say("The recovered rows, asked like any database:")
+    stage.say("What that one transaction destroyed, into a sidecar; live is only read.")
+    stage.pitr("revert", accident, "-t", "orders")
+    stage.say("The sidecar is a database like any other.")
     query = "SELECT status, count(*) AS orders, sum(cents) / 100 AS total FROM orders GROUP BY 1"
     stage.pitr("recoveries", "sql", query)
-    stage.say("And what the live database has left:")
-    stage.pitr("sql", "--at", "latest", "SELECT count(*) AS orders FROM orders")
+    stage.say("What became of its rows? Orders that came in since are not among them.")
+    stage.pitr("diff", "--limit", "3")
+    stage.say("Put back exactly what is lost, in one transaction; the application goes on.")
+    stage.pitr("merge", "--yes")
     recovery = stage.ask("recoveries")["recoveries"][-1]
-    return {"transaction": found["transaction"], "tables": recovery["tables"]}
+    merge = recovery["merges"][-1]
+    stage.say("If that was a mistake, take it back. Orders that were paid since stay as they are.")
+    stage.pitr("undo", merge["merge"], "--on-conflict", "skip", "--yes")
+    return {"transaction": transaction, "tables": recovery["tables"], "merge": merge}
 
 
 def _wait_for_capture(stage: _Stage) -> None:

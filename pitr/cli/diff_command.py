@@ -15,6 +15,8 @@ import click
 from pitr.cli.options import json_option, settings_of, source_options
 from pitr.cli.render import SCHEMA, csv_text, json_value, note, target_json
 from pitr.operations.diff import Diff, DiffRequest, DiffTable, open_diff
+from pitr.sqlite.literal import literal
+from pitr.sqlite.tokens import quoted
 from pitr.target_text import format_local, format_time
 from pitr.vocabulary.diff_row import DiffRow, Row, Value
 from pitr.vocabulary.row_class import TREATMENTS, Action, RowClass
@@ -64,7 +66,7 @@ def diff(
     exit_code: bool,
     as_json: bool,
 ) -> None:
-    """Show what became of the rows of a recovery in the live database, row by row.
+    """Show what became of a recovery's rows in the live database.
 
     ID is a recovery; the newest is meant without it. Rows come in the order of their keys, each
     with its class. Nothing is written.
@@ -227,7 +229,7 @@ def _cells(table: DiffTable, row: DiffRow) -> str:
 
 def _shown(value: Value) -> str:
     """Return a value so that its type can be seen, in one line and not too long."""
-    text = _literal(value)
+    text = literal(value)
     if isinstance(value, str):
         plain = "".join(
             c if c.isprintable() else c.encode("unicode_escape").decode() for c in value
@@ -274,18 +276,18 @@ def _row_sql(table: DiffTable, row: DiffRow) -> str:
 
 
 def _statement(table: DiffTable, row: DiffRow) -> str | None:
-    name = _quoted(table.table)
+    name = quoted(table.table)
     if row.row_class == RowClass.LOST and row.before is not None:
         values = dict(zip((*table.key, *table.columns), (*row.key, *row.before), strict=True))
-        names = ", ".join(map(_quoted, values))
-        return f"INSERT INTO {name} ({names}) VALUES ({', '.join(map(_literal, values.values()))});"
+        names = ", ".join(map(quoted, values))
+        return f"INSERT INTO {name} ({names}) VALUES ({', '.join(map(literal, values.values()))});"
     if row.row_class in _PUT_IN and row.live is not None:
         return f"DELETE FROM {name} WHERE {_condition(table, row, range(len(table.columns)))};"
     changed = row.verdict.update_columns
     if not changed or row.before is None or row.live is None:
         return None
     assignments = ", ".join(
-        f"{_quoted(table.columns[at])} = {_literal(row.before[at])}" for at in changed
+        f"{quoted(table.columns[at])} = {literal(row.before[at])}" for at in changed
     )
     return f"UPDATE {name} SET {assignments} WHERE {_condition(table, row, changed)};"
 
@@ -293,50 +295,11 @@ def _statement(table: DiffTable, row: DiffRow) -> str | None:
 def _condition(table: DiffTable, row: DiffRow, columns: Sequence[int]) -> str:
     """Return the condition that the live row is still as it was seen in these columns."""
     tests = [
-        f"{_quoted(name)} = {_literal(value)}"
-        for name, value in zip(table.key, row.key, strict=True)
+        f"{quoted(name)} = {literal(value)}" for name, value in zip(table.key, row.key, strict=True)
     ]
     live = row.live or ()
-    tests += [f"{_quoted(table.columns[at])} IS {_literal(live[at])}" for at in columns]
+    tests += [f"{quoted(table.columns[at])} IS {literal(live[at])}" for at in columns]
     return " AND ".join(tests)
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
-
-
-def _literal(value: Value) -> str:
-    """Return a value as SQLite reads it back, with no line end or control character in it."""
-    if value is None:
-        return "NULL"
-    if isinstance(value, bytes):
-        return f"x'{value.hex()}'"
-    if isinstance(value, str):
-        return _text_literal(value)
-    if isinstance(value, float) and value in (float("inf"), float("-inf")):
-        return "9e999" if value > 0 else "-9e999"
-    return repr(value)
-
-
-def _text_literal(text: str) -> str:
-    parts = [
-        f"'{piece.replace(chr(39), 2 * chr(39))}'" if plain else f"char({ord(piece)})"
-        for plain, piece in _pieces(text)
-    ]
-    return f"({' || '.join(parts)})" if len(parts) > 1 else (parts or ["''"])[0]
-
-
-def _pieces(text: str) -> Iterator[tuple[bool, str]]:
-    """Yield runs of printable characters (true), and the other characters one by one."""
-    begin = 0
-    for at, character in enumerate(text):
-        if not character.isprintable():
-            if begin < at:
-                yield True, text[begin:at]
-            yield False, character
-            begin = at + 1
-    if begin < len(text):
-        yield True, text[begin:]
 
 
 def _comment(text: str) -> str:

@@ -164,10 +164,11 @@ def plan(
     as_json: bool,
     **how: Any,
 ) -> None:
-    """Show what merging a recovery would do: counts, conflicts, warnings, SQL.
+    """Show what merging a recovery would do.
 
-    ID is a recovery; the newest is meant without it. Nothing is written. A plan saved with -o can
-    be looked at, and run with 'pitr merge --plan FILE' as long as nothing has moved.
+    Counts, conflicts, warnings and SQL. ID is a recovery; the newest is meant without it. Nothing
+    is written. A plan saved with -o can be looked at, and run with 'pitr merge --plan FILE' as
+    long as nothing has moved.
     """
     settings = settings_of(config, source, archive)
     report_settled(settings)
@@ -205,7 +206,7 @@ def merge(
     as_json: bool,
     **how: Any,
 ) -> None:
-    """Bring the rows of a recovery back into the live database, in one transaction.
+    """Bring the rows of a recovery back, in one transaction.
 
     ID is a recovery; the newest is meant without it. Shows what it would do, asks, and writes all
     of it or nothing. 'pitr undo' takes it back.

@@ -139,7 +139,10 @@ def when(
     *,
     as_json: bool,
 ) -> None:
-    """Find the transaction in which a row vanished or changed, newest first."""
+    """Find the transaction in which a row vanished or changed.
+
+    The newest one, when there are several. Works from the archive alone.
+    """
     if (gone is None) == (changed is None):
         raise UsageError(
             "when needs either --gone or --changed",
@@ -180,8 +183,16 @@ def _emit_when(found: WhenOutcome, table: str) -> None:
         for name, value in found.row.items():
             emit(f"  {name.ljust(width)}  {text_value(value)}")
     if found.before:
-        words = ["pitr", "restore", "-t", table, "--at", found.before]
-        emit(f"\nto bring the table back as it was before: {shlex.join(words)}")
+        _emit_ways_back(found.transaction, found.before, table)
+
+
+def _emit_ways_back(transaction: Transaction, before: str, table: str) -> None:
+    emit()
+    if transaction.kind == "commit":  # seen by itself
+        words = ["pitr", "revert", transaction.position, "-t", table]
+        emit(f"to take back what it did:   {shlex.join(words)}")
+    words = ["pitr", "restore", "-t", table, "--at", before]
+    emit(f"the whole table as it was:  {shlex.join(words)}")
 
 
 @click.command()
@@ -231,10 +242,11 @@ def restore(
     no_compare: bool,
     as_json: bool,
 ) -> None:
-    """Bring tables back as they were, into a sidecar beside the live database.
+    """Bring tables back as they were, into a sidecar.
 
-    Only the pages of the chosen tables are read from the archive. The live database is read
-    for the comparison and never written. With --until, damage can be told from later work.
+    The sidecar is a SQLite file beside the live database. Only the pages of the chosen tables
+    are read from the archive. The live database is read for the comparison and never written.
+    With --until, damage can be told from later work.
     """
     if not tables:
         raise UsageError("restore needs a table", hint="Name one with '-t TABLE'.")

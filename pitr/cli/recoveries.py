@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+
 import click
 
 from pitr.cli.options import Group, json_option, settings_of, source_options
@@ -16,8 +18,10 @@ from pitr.cli.render import (
     time_cell,
     time_header,
 )
-from pitr.operations.recoveries import all_recoveries, drop
+from pitr.operations.recoveries import all_merges, all_recoveries, drop
 from pitr.operations.sql import query_sidecar
+from pitr.recovery.folder import Recovery
+from pitr.recovery.merges import KeptMerge
 from pitr.target_text import format_time
 
 
@@ -38,35 +42,49 @@ def recoveries(
         if as_json or config or source or archive:
             raise click.UsageError(f"options come after '{ctx.invoked_subcommand}'")
         return
-    found = all_recoveries(settings_of(config, source, archive))
+    settings = settings_of(config, source, archive)
+    found = all_recoveries(settings)
+    merges: dict[str, list[KeptMerge]] = defaultdict(list)
+    for kept in all_merges(settings):
+        merges[kept.record.recovery].append(kept)
     if as_json:
-        emit_json(
-            {
-                "recoveries": [
-                    {
-                        "recovery": item.id,
-                        "created": format_time(item.created_us),
-                        "target": target_json(item.resolved),
-                        "sidecar": item.sidecar,
-                        "tables": [{"table": t.table, "rows": t.rows} for t in item.tables],
-                    }
-                    for item in found
-                ]
-            }
-        )
+        emit_json({"recoveries": [_recovery_json(item, merges[item.id]) for item in found]})
     elif not found:
         note("there are no recoveries")
     else:
-        rows = [
-            [
-                item.id,
-                time_cell(item.created_us),
-                item.resolved.position,
-                ", ".join(f"{t.table} ({count_text(t.rows, 'row')})" for t in item.tables),
-            ]
-            for item in found
-        ]
-        emit(table_text(["recovery", time_header("created"), "target", "tables"], rows))
+        headers = ["recovery", time_header("created"), "target", "tables", "merges"]
+        emit(table_text(headers, [_recovery_row(item, merges[item.id]) for item in found]))
+
+
+def _recovery_json(item: Recovery, merges: list[KeptMerge]) -> dict[str, object]:
+    return {
+        "recovery": item.id,
+        "kind": item.kind,
+        "created": format_time(item.created_us),
+        "target": target_json(item.resolved),
+        "sidecar": item.sidecar,
+        "tables": [{"table": table.table, "rows": table.rows} for table in item.tables],
+        "merges": [_merge_json(kept) for kept in merges],
+    }
+
+
+def _merge_json(kept: KeptMerge) -> dict[str, object]:
+    inserted, updated, deleted = kept.record.rows
+    return {
+        "merge": kept.record.id,
+        "time": format_time(kept.record.created_us),
+        "undoes": kept.record.undoes,
+        "outcome": kept.outcome.value if kept.outcome else None,
+        "inserted": inserted,
+        "updated": updated,
+        "deleted": deleted,
+    }
+
+
+def _recovery_row(item: Recovery, merges: list[KeptMerge]) -> list[object]:
+    tables = ", ".join(f"{t.table} ({count_text(t.rows, 'row')})" for t in item.tables)
+    names = ", ".join(kept.record.id for kept in merges)
+    return [item.id, time_cell(item.created_us), item.resolved.position, tables, names]
 
 
 @recoveries.command("sql")
@@ -81,7 +99,10 @@ def recoveries_sql(
     *,
     as_json: bool,
 ) -> None:
-    """Ask a sidecar: one SELECT; the last recovery is meant when no ID is given."""
+    """Ask a sidecar: one SELECT.
+
+    The newest recovery is meant without an ID.
+    """
     if len(words) > 2:
         raise click.UsageError("recoveries sql takes an optional ID and one statement")
     recovery_id = words[0] if len(words) == 2 else None
@@ -102,7 +123,10 @@ def recoveries_drop(
     *,
     as_json: bool,
 ) -> None:
-    """Remove a recovery and its sidecar (one written with --to stays)."""
+    """Remove a recovery and its sidecar.
+
+    A sidecar that was written with --to stays.
+    """
     drop(settings_of(config, source, archive), recovery_id)
     if as_json:
         emit_json({"dropped": recovery_id})

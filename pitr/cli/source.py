@@ -21,10 +21,11 @@ from pitr.sqlite.capability import Finding, Level
 @click.option("--name", metavar="NAME", help="The source's name in pitr.toml.")
 @json_option
 def init(source_text: str, archive: str, name: str | None, *, as_json: bool) -> None:
-    """Name a source and its archive in pitr.toml, in the current folder.
+    """Name a source and its archive in pitr.toml.
 
-    SOURCE is a SQLite file or sqlite:///PATH. LOCATION is a folder, file://, s3://BUCKET/PREFIX,
-    gs:// or az://. An archive of the same source that is there already is adopted.
+    The file is written into the current folder. SOURCE is a SQLite file or sqlite:///PATH.
+    LOCATION is a folder, file://, s3://BUCKET/PREFIX, gs:// or az://. An archive of the same
+    source that is there already is adopted.
     """
     outcome = init_archive(source_text, archive, name=name, folder=Path.cwd())
     warnings = [finding for finding in outcome.findings if finding.level is Level.WARNING]
@@ -62,7 +63,10 @@ def _finding_json(finding: Finding) -> dict[str, str]:
 @source_options
 @json_option
 def check(config: str | None, source: str | None, archive: str | None, *, as_json: bool) -> None:
-    """Say whether the source can be captured and recovered, and how to mend what fails."""
+    """Say whether the source can be captured, and what mends it.
+
+    Looks at the database and at the archive. Each failing point comes with its remedy.
+    """
     findings = check_settings(settings_of(config, source, archive))
     failed = [finding for finding in findings if finding.level is Level.FAIL]
     if as_json:

@@ -112,7 +112,9 @@ def merge(settings: Settings, wish: MergeWish, *, confirm: Confirm, on_step: OnS
             confirm=confirm,
             on_step=on_step,
         )
-        return run_plan(opened.states, plan_request(opened, options, past=past), run)
+        request = plan_request(opened, options, past=past)
+        request = replace(request, is_described=wish.saved is not None)
+        return run_plan(opened.states, request, run)
 
 
 def run_plan(states: States, request: PlanRequest, run: Run) -> MergeResult:
@@ -173,6 +175,7 @@ def _apply(
         finally:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
+                new.discard()
         new.conclude(MergeOutcome.HAPPENED)
         run.on_step(MergeStep.NOTED)
         return _result(new, prepared, applied)
@@ -190,7 +193,6 @@ def _recorder(
             engine=plan.engine,
             source=plan.source,
             created_us=now_us(),
-            fingerprint=plan.fingerprint,
             undoes=run.undoes,
             tables=_merged_tables(tables),
             skipped=plan.actions[Action.SKIP],

@@ -60,6 +60,7 @@ def undo(settings: Settings, wish: UndoWish, *, confirm: Confirm, on_step: OnSte
         target=f"before the merge {record.id}",
         options=options,
         attributes=False,
+        is_described=False,
     )
     with _open_merge(kept) as states:
         run = Run(

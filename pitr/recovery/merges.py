@@ -64,7 +64,6 @@ class MergeRecord:
     engine: str
     source: str
     created_us: int
-    fingerprint: str
     undoes: str | None
     tables: tuple[MergedTable, ...]
     skipped: int
@@ -128,6 +127,11 @@ class NewMerge:
             write_new(self.folder / _BEFORE, before)
             write_new(self.folder / _AFTER, after)
             write_new(self.folder / _ABOUT, _document(msgspec.to_builtins(record)))
+
+    def discard(self) -> None:
+        """Remove the record of a merge that is known to have been rolled back."""
+        with _reported(self.folder):
+            (self.folder / _ABOUT).unlink(missing_ok=True)
 
     def conclude(self, outcome: MergeOutcome) -> None:
         """Note what became of it, durably."""

@@ -35,9 +35,7 @@ def explain_absence(archive: PageArchive, number: int, table: str) -> str | None
         return None
 
 
-def _explain(
-    schemas: Iterator[tuple[CommitRecord, Schema]], number: int, table: str
-) -> str | None:
+def _explain(schemas: Iterator[tuple[CommitRecord, Schema]], number: int, table: str) -> str | None:
     was_there = False
     gone: CommitRecord | None = None
     for record, schema in schemas:
@@ -54,9 +52,7 @@ def _explain(
     return f"It was there until {_text(gone)}: '{last}' still has it."
 
 
-def _schemas(
-    archive: PageArchive, first: int, last: int
-) -> Iterator[tuple[CommitRecord, Schema]]:
+def _schemas(archive: PageArchive, first: int, last: int) -> Iterator[tuple[CommitRecord, Schema]]:
     """Yield the first commit, and every later one that changed the schema."""
     history = archive.window(first, last)
     records = [r for r in history.records if r.number == first or 1 in history.changed(r.number)]

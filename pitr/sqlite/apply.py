@@ -103,13 +103,14 @@ def apply_plan(
         images.save_before()
         tables = _write(connection, prepared)
         on_step(MergeStep.APPLIED)
-        warnings = verify_written(connection, prepared)
-        _check_parents(connection, prepared)
         images.save_after()
+        warnings = verify_written(connection, prepared)
+        if not prepared.enforces_keys:
+            _check_parents(connection, prepared)
         on_step(MergeStep.VERIFIED)
         record(*images.take_out(), tables)
         on_step(MergeStep.RECORDED)
-        _commit(connection, lock_seconds)
+        _commit(connection, prepared, lock_seconds)
     on_step(MergeStep.COMMITTED)
     return Applied(
         tables=tables, warnings=warnings, locked_seconds=round(time.monotonic() - began, 4)
@@ -220,11 +221,7 @@ def _parents(prepared: PreparedPlan, table: PlannedTable) -> set[str]:
 
 
 def _check_parents(connection: apsw.Connection, prepared: PreparedPlan) -> None:
-    """Compare the rows without a parent with those that the plan knew of.
-
-    SQLite would check the same at COMMIT, without naming the rows, and not at all where it does
-    not enforce foreign keys.
-    """
+    """Compare the rows without a parent with those that the plan knew of, and name them."""
     for name, rows in violations(connection, prepared.family).items():
         if rows > prepared.tolerated.get(name, 0):
             raise refused(
@@ -233,13 +230,19 @@ def _check_parents(connection: apsw.Connection, prepared: PreparedPlan) -> None:
             )
 
 
-def _commit(connection: apsw.Connection, lock_seconds: float) -> None:
-    """Commit. With a rollback journal it has to wait until no reader is left."""
+def _commit(connection: apsw.Connection, prepared: PreparedPlan, lock_seconds: float) -> None:
+    """Commit. With a rollback journal it has to wait until no reader is left.
+
+    Where SQLite enforces foreign keys it checks them now, and leaves the transaction open.
+    """
     deadline = time.monotonic() + lock_seconds
     while True:
         try:
             connection.execute("COMMIT")
             return
+        except apsw.ConstraintError:
+            _check_parents(connection, prepared)
+            raise
         except apsw.BusyError as error:
             if time.monotonic() > deadline:
                 raise _locked(lock_seconds) from error

@@ -225,12 +225,12 @@ class _LostByKey:
         self._name = f"temp.pitr_lost_{table.index}"
         self._execute = states.connection.execute
         keys = ", ".join(f"key_{at}" for at in range(len(table.key)))
-        self._execute(f"DROP TABLE IF EXISTS {self._name}")
-        self._execute(f"CREATE TABLE {self._name} {table.aligned.keyed_columns('k')}")
-        self._execute(
-            f"INSERT INTO {self._name} SELECT {keys} FROM {table.rows_table}"
-            f" WHERE class = '{RowClass.LOST}'"
-        )
+        self._fill(self._name, f"{keys} FROM {table.rows_table} WHERE class = '{RowClass.LOST}'")
+
+    def _fill(self, name: str, select: str) -> None:
+        self._execute(f"DROP TABLE IF EXISTS {name}")
+        self._execute(f"CREATE TABLE {name} {self._table.aligned.keyed_columns('k')}")
+        self._execute(f"INSERT INTO {name} SELECT {select}")
 
     def left(self) -> int:
         """Return how many there are."""
@@ -257,13 +257,19 @@ class _LostByKey:
         aligned = self._table.aligned
         names = names_then(aligned.key, entry)
         taken = ", ".join(f"{quoted(name)} AS k{at}" for at, name in enumerate(names))
+        before = self.left()
+        # Copied, not deleted: a DELETE keeps in memory what it is going to delete.
+        kept = f"{self._name}_kept"
         with self._states.attached_past(number) as schema:
-            self._execute(
-                f"DELETE FROM {self._name} AS n WHERE EXISTS"
+            self._fill(
+                kept,
+                f"* FROM {self._name} AS n WHERE NOT EXISTS"
                 f" (SELECT 1 FROM (SELECT {taken} FROM {schema}.{quoted(entry.name)}) AS p"
-                f" WHERE {aligned.match('p.k{at}', 'n.k{at}')})"
+                f" WHERE {aligned.match('p.k{at}', 'n.k{at}')})",
             )
-            return self._states.connection.changes()
+        self._execute(f"DROP TABLE {self._name}")
+        self._execute(f"ALTER TABLE {kept} RENAME TO {self._name.removeprefix('temp.')}")
+        return before - self.left()
 
 
 class _LostByContent:

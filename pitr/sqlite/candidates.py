@@ -40,7 +40,7 @@ class Limits:
     """
 
     sidecar_bytes_min: int = 8 << 20
-    changed_pages_max: int = 1 << 18  # of the whole database
+    changed_pages_max: int = 1 << 17  # of the whole database
     table_bytes_max: int = 8 << 20
     table_cells_max: int = 300_000
 
@@ -74,6 +74,23 @@ class _Changed:
     values: tuple[Value, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class _Ends:
+    """Two states, the earlier there and the later here, and the pages that may differ."""
+
+    there: Snapshot
+    here: Snapshot
+    changed: frozenset[int]
+
+    def pages_max(self) -> int:
+        """Return how many pages the trees of all tables together can differ in, at most.
+
+        A page that left a tree is free now, was cut off with the end of the file, or has changed.
+        """
+        cut_off = max(0, self.there.page_count - self.here.page_count)
+        return 2 * len(self.changed) + self.here.header.freelist_count + cut_off
+
+
 class _Finder:
     def __init__(
         self, states: States, span: Span, tables: Sequence[AlignedTable], limits: Limits
@@ -102,15 +119,16 @@ class _Finder:
         self, schema: str, commit: int, numbers: Sequence[int]
     ) -> dict[int, list[_Changed]]:
         """Return what differs between before and another state, of the tables where pages tell."""
-        changed = self._span.changed(
-            self._span.first, commit, pages_max=self._limits.changed_pages_max
-        )
-        if changed is None:
-            return {}
+        changed = self._span.changed(commit, pages_max=self._limits.changed_pages_max)
         there, here = self._span.snapshot(self._span.first), self._span.snapshot(commit)
-        if not (there.page_count and here.page_count):
+        same_size = there.source.page_size == here.source.page_size
+        if changed is None or not (same_size and there.page_count and here.page_count):
             return {}
-        chosen = self._telling(schema, numbers, there, here, changed)
+        ends = _Ends(there, here, changed)
+        chosen = {
+            number: self._tables[number].sides[schema].table.name
+            for number in self._telling(schema, numbers, ends)
+        }
         if not chosen:
             return {}
         stepper = Stepper(Watch(chosen.values()), here)
@@ -121,50 +139,39 @@ class _Finder:
             for number, name in chosen.items()
         }
 
-    def _telling(
-        self,
-        schema: str,
-        numbers: Sequence[int],
-        there: Snapshot,
-        here: Snapshot,
-        changed: frozenset[int],
-    ) -> dict[int, str]:
-        """Return the tables for which it is worth while to compare pages, with their names here."""
-        before, now = Schema.read(there), Schema.read(here)
-        roots = {}
-        for number in numbers:
-            table = self._tables[number]
-            root = _common_root(table, schema, before, now)
-            if root and here.is_index(root) == there.is_index(root):
-                roots[number] = root
+    def _telling(self, schema: str, numbers: Sequence[int], ends: _Ends) -> list[int]:
+        """Return the tables for which it is worth while to compare pages."""
+        before, now = Schema.read(ends.there), Schema.read(ends.here)
+        roots = {
+            number: root
+            for number in numbers
+            if (root := _common_root(self._tables[number], schema, before, now))
+            and ends.here.is_index(root) == ends.there.is_index(root)
+        }
+        if self._fits(ends, ends.pages_max()):
+            return list(roots)
         forest = Forest()
         for root in roots.values():
-            forest.plant(root, here)
-        deltas, _ = forest.step(changed, here, there)
-        return {
-            number: self._tables[number].sides[schema].table.name
+            forest.plant(root, ends.here)
+        deltas, _ = forest.step(ends.changed, ends.here, ends.there)
+        return [
+            number
             for number, root in roots.items()
-            if self._is_small(deltas.get(root), here, there, changed)
-        }
+            if root not in deltas or self._is_small(deltas[root], ends)
+        ]
 
-    def _is_small(
-        self,
-        delta: PageDelta | None,
-        here: Snapshot,
-        there: Snapshot,
-        changed: frozenset[int],
-    ) -> bool:
-        if delta is None:
-            return True
-        untouched = (delta.left & delta.entered) - changed
+    def _is_small(self, delta: PageDelta, ends: _Ends) -> bool:
+        untouched = (delta.left & delta.entered) - ends.changed
         left, entered = delta.left - untouched, delta.entered - untouched
-        size = here.source.page_size
-        if (len(left) + len(entered)) * size > self._limits.table_bytes_max:
+        if not self._fits(ends, len(left) + len(entered)):
             return False
-        here.source.prefetch(left)
-        there.source.prefetch(entered)
-        cells = sum(map(here.cell_count, left)) + sum(map(there.cell_count, entered))
+        ends.here.source.prefetch(left)
+        ends.there.source.prefetch(entered)
+        cells = sum(map(ends.here.cell_count, left)) + sum(map(ends.there.cell_count, entered))
         return cells <= self._limits.table_cells_max
+
+    def _fits(self, ends: _Ends, pages: int) -> bool:
+        return pages * ends.here.source.page_size <= self._limits.table_bytes_max
 
     def _changes(
         self, schema: str, table: AlignedTable, delta: TableDelta | None

@@ -20,13 +20,17 @@ _WITHOUT_LIVE = (RowClass.LOST, RowClass.DELETED_SINCE)
 def planned_digest(connection: apsw.Connection, table: PlannedTable) -> str:
     """Return the digest of the rows that the plan touches: key, class, mask, reason, and `b`."""
     touched = table.classes(*_TOUCHED)
-    taken = [*table.key_values().split(", "), "r.class", "r.mask", "r.reason"]
+    # What is read here of each of a million rows is what it costs: class and mask of lost rows are
+    # always the same, and the key need not come twice.
+    verdict = ["r.reason"] if touched == [RowClass.LOST] else ["r.class", "r.mask", "r.reason"]
+    taken = [*table.key_values().split(", "), *verdict]
     if table.keyless:
         joined, images = "", ["r.copies"]
     else:
         outer = "LEFT " if set(touched) & set(_WITHOUT_BEFORE) else ""
         joined = f"{outer}{table.before_row()}"
-        images = [table.was(name) for name in table.insert_columns]
+        known = set(table.key) - set(table.columns)
+        images = [table.was(name) for name in table.insert_columns if name not in known]
     return _digest(connection, table, taken, images, joined, touched)
 
 
@@ -72,11 +76,11 @@ def _digest(
         return connection.execute(f"SELECT {', '.join(columns)}{ending}")
 
     try:
-        return rows_digest(rows([*plain, *images]))
+        return f"{','.join(classes)}:{rows_digest(rows([*plain, *images]))}"
     except UnicodeDecodeError:
         # Text that is no UTF-8 cannot come out as text: its bytes can.
         values = [text for one in (*plain, *images) for text in (f"typeof({one})", _blob(one))]
-        return rows_digest(rows(values))
+        return f"{','.join(classes)}:{rows_digest(rows(values))}"
 
 
 def _blob(expression: str) -> str:

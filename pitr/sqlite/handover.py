@@ -83,8 +83,9 @@ class WalFollower:
         self._quiet_since = 0.0
         self._has_landed = False
         self._left: Run | None = None
-        self._held_us = now_us()
+        self._hold_begun_us = now_us()
         self._seen = self._hold()
+        self._hold_ended_us = now_us()
         self._checkpointer = source.connect_to_wal()
         self._barrier = source.connect(writable=True)
         self._reader = WalReader(source, page_size)
@@ -141,7 +142,7 @@ class WalFollower:
             self._reader.go_to(index.backfilled)
             frames, _ = self._reader.newest_frames(index.max_frame)
             self._check_end(index)
-        interval = self._clock.interval(self._held_us)
+        interval = self._clock.interval(self._hold_begun_us, self._hold_ended_us)
         # An index that was made over an empty WAL knows no sizes.
         page_count = index.page_count or self._source.size // self.page_size
         return LiveImage(self._source, interval, self.page_size, page_count, frames, self._reader)

@@ -345,9 +345,10 @@ class PageArchive:
         """
         if place.segment.key in self._keys:
             self.refresh()
-        number = place.segment.commit_of(place.entry)
-        found = self._find(number, place.segment.numbers[place.entry])
-        if found is None or found.segment.digests[found.entry] != place.segment.digests[place.entry]:
+        segment, entry = place
+        number = segment.commit_of(entry)
+        found = self._find(number, segment.numbers[entry])
+        if found is None or found.segment.digests[found.entry] != segment.digests[entry]:
             raise self.not_addressable(number)
         return found
 

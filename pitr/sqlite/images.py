@@ -6,7 +6,7 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, pairwise
 from typing import NamedTuple, TypeVar
 
 import zstandard
@@ -131,7 +131,8 @@ class ImageReader:
         places = [Place(piece.index, entry) for piece in pieces for entry in piece.entries]
         self.bytes_read += sum(place.segment.lengths[place.entry] for place in places)
         self._ahead.update((place, (batch, at)) for at, place in enumerate(places))
-        _forget_oldest(self._ahead, len(self._ahead) - AHEAD_BYTES_MAX // places[0].segment.page_size)
+        pages_max = AHEAD_BYTES_MAX // pieces[0].index.page_size
+        _forget_oldest(self._ahead, len(self._ahead) - pages_max)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,13 +184,19 @@ def _read_batch(store: Store, pieces: list[_Piece]) -> list[bytes | None]:
 
 
 def _frames(store: Store, piece: _Piece) -> list[bytes]:
-    index, entries, offsets = piece.index, piece.entries, piece.index.offsets
-    first, last = entries[0], entries[-1] + 1
-    if last - first > len(entries):
-        return store.get_ranges(index.key, [index.extent(entry) for entry in entries])
-    begin = offsets[first]
-    [data] = store.get_ranges(index.key, [(begin, offsets[last])])
-    return [data[offsets[entry] - begin : offsets[entry + 1] - begin] for entry in entries]
+    """Fetch the zstd frames of entries, neighbours as one range."""
+    entries, offsets = piece.entries, piece.index.offsets
+    breaks = [at for at in range(1, len(entries)) if entries[at] - entries[at - 1] > 1]
+    runs = [
+        range(entries[begin], entries[end - 1] + 1)
+        for begin, end in pairwise([0, *breaks, len(entries)])
+    ]
+    extents = [(offsets[run.start], offsets[run.stop]) for run in runs]
+    frames: list[bytes] = []
+    for run, data in zip(runs, store.get_ranges(piece.index.key, extents), strict=True):
+        begin = offsets[run.start]
+        frames += [data[offsets[at] - begin : offsets[at + 1] - begin] for at in run]
+    return frames
 
 
 def _pieces(places: list[Place]) -> Iterator[_Piece]:

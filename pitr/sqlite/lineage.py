@@ -6,7 +6,7 @@ so that a table that was dropped and made anew is not taken for the one that was
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from pitr.errors import CorruptDatabase
@@ -14,8 +14,7 @@ from pitr.sqlite.btree import Snapshot
 from pitr.sqlite.drift import same_columns
 from pitr.sqlite.pairing import TablePair, has_same_statements, pair_tables
 from pitr.sqlite.schema import Schema, SchemaEntry
-from pitr.sqlite.segment import CommitRecord
-from pitr.sqlite.span import Span
+from pitr.sqlite.span import Span, Step
 from pitr.sqlite.tables import folded
 
 
@@ -39,24 +38,22 @@ class Lineage:
     def __init__(self, span: Span, names: Iterable[str]) -> None:
         """Begin at the first commit of the span. Raises CorruptDatabase."""
         self._span = span
-        self._changes = list(span.schema_changes())
+        self._steps = list(span.schema_steps())
         self._done = 0
         schema = Schema.read(span.snapshot(span.first))
         self._tables = {name: _first(schema.tables.get(folded(name))) for name in names}
 
     def advance_to(self, number: int) -> dict[str, TableThen]:
         """Return the tables at a later commit, by the name they had at first."""
-        while self._done < len(self._changes) and self._changes[self._done][1].number <= number:
-            self._step(*self._changes[self._done])
+        while self._done < len(self._steps) and self._steps[self._done].later <= number:
+            self._take(self._steps[self._done])
             self._done += 1
         return dict(self._tables)
 
-    def _step(self, earlier: CommitRecord, later: CommitRecord) -> None:
-        span = self._span
-        there, here = span.snapshot(earlier.number), span.snapshot(later.number)
-        changed = span.changed_by(later.number)
+    def _take(self, step: Step) -> None:
+        there, here = self._span.snapshot(step.earlier), self._span.snapshot(step.later)
         before, after = Schema.read(there), Schema.read(here)
-        pairs = pair_tables(before, after, there, here, changed)
+        pairs = pair_tables(before, after, there, here, step.changed)
         moved = has_same_statements(before, after) or bool(
             here.page_count and here.header.auto_vacuum
         )
@@ -65,7 +62,7 @@ class Lineage:
             if pair is None:
                 continue
             is_same = table.entry is not None and (moved or _has_same_root(pair))
-            kept = is_same and pair.altered and _rows_kept(pair, there, here, changed)
+            kept = is_same and pair.altered and _rows_kept(pair, there, here, step.changed)
             self._tables[name] = _stepped(table, pair, is_same=is_same, rows_kept=kept)
 
 
@@ -94,7 +91,9 @@ def _has_same_root(pair: TablePair) -> bool:
     return bool(pair.before and pair.after and pair.before.root == pair.after.root)
 
 
-def _rows_kept(pair: TablePair, there: Snapshot, here: Snapshot, changed: frozenset[int]) -> bool:
+def _rows_kept(
+    pair: TablePair, there: Snapshot, here: Snapshot, changed: Container[object]
+) -> bool:
     """Return whether some row, or the lack of any, shows that the rows were not written anew."""
     if not (pair.before and pair.after and pair.before.root and pair.after.root):
         return True
@@ -104,7 +103,7 @@ def _rows_kept(pair: TablePair, there: Snapshot, here: Snapshot, changed: frozen
     except CorruptDatabase:
         return False
     is_empty = old == {pair.before.root} and not there.cell_count(pair.before.root)
-    return is_empty or bool((old & new) - changed)
+    return is_empty or any(page_number not in changed for page_number in old & new)
 
 
 def _stepped(table: TableThen, pair: TablePair, *, is_same: bool, rows_kept: bool) -> TableThen:

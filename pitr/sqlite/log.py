@@ -81,7 +81,8 @@ def walk(
     for visits in _newest_first(archive, first, last):
         if stepper is None:
             stepper = Stepper(watch, visits[0].here)
-        archive.images.prefetch(_places(visits, stepper))
+        if archive.images.is_remote:  # much of it may not be read after all
+            archive.images.prefetch(_places(visits, stepper))
         for visit in visits:
             yield CommitDelta(visit.record, tuple(_step(stepper, visit)))
     watch.refuse_unseen()

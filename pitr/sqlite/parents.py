@@ -73,23 +73,37 @@ def find_orphans(connection: apsw.Connection, family: Family, resolution: Resolu
     """
     blockers: list[Blocker] = []
     while True:
+        lacking = list(_lacking(connection, family))
         found = [*_childless(connection, family, resolution)]
-        found += _parentless(connection, family, resolution)
+        found += _parentless(connection, family, lacking, resolution)
         blockers += found
         if not found or resolution is Resolution.BLOCKS:
-            return Orphans(tuple(blockers), _tolerated(connection, family))
+            return Orphans(tuple(blockers), _tolerated(connection, family, lacking))
+
+
+def _lacking(
+    connection: apsw.Connection, family: Family
+) -> Iterator[tuple[PlannedTable, ForeignKey]]:
+    """Yield the tables and keys by which any row at all has no parent."""
+    for table in family.tables:
+        for key in family.keys.of(table.name):
+            if table.classes(Action.INSERT, Action.UPDATE) and family.is_checked(key):
+                select = f"{_without_parent(family, table, key)} LIMIT 1"
+                if connection.execute(select).fetchone():
+                    yield table, key
 
 
 def _parentless(
-    connection: apsw.Connection, family: Family, resolution: Resolution
+    connection: apsw.Connection,
+    family: Family,
+    lacking: Sequence[tuple[PlannedTable, ForeignKey]],
+    resolution: Resolution,
 ) -> Iterator[Blocker]:
-    for table in family.tables:
-        for key in family.keys.of(table.name):
-            if not table.classes(Action.INSERT, Action.UPDATE) or not family.is_checked(key):
-                continue
-            chosen = f"{_without_parent(family, table, key)} AND {_had_parent(family, key)}"
-            detail = f"{', '.join(key.child_columns)} names rows of {key.parent} that are not there"
-            yield from _leave_out(connection, table, chosen, detail, resolution)
+    for table, key in lacking:
+        select = _without_parent(family, table, key)
+        chosen = f"{select} AND {_had_parent(family, key)}"
+        detail = f"{', '.join(key.child_columns)} names rows of {key.parent} that are not there"
+        yield from _leave_out(connection, table, chosen, detail, resolution)
 
 
 def _leave_out(
@@ -116,15 +130,17 @@ def _leave_out(
         )
 
 
-def _tolerated(connection: apsw.Connection, family: Family) -> dict[str, int]:
+def _tolerated(
+    connection: apsw.Connection,
+    family: Family,
+    lacking: Sequence[tuple[PlannedTable, ForeignKey]],
+) -> dict[str, int]:
     found: dict[str, int] = {}
-    for table in family.tables:
-        for key in family.keys.of(table.name):
-            if family.is_checked(key) and folded(key.parent) in family.then:
-                chosen = _without_parent(family, table, key)
-                rows = int(connection.execute(f"SELECT count(*) FROM ({chosen})").get)
-                if rows:
-                    found[f"{table.name}.{', '.join(key.child_columns)}"] = rows
+    for table, key in lacking:
+        chosen = _without_parent(family, table, key)
+        rows = int(connection.execute(f"SELECT count(*) FROM ({chosen})").get)
+        if rows and folded(key.parent) in family.then:
+            found[f"{table.name}.{', '.join(key.child_columns)}"] = rows
     return found
 
 

@@ -6,7 +6,7 @@ Runs inside the transaction in which the rows were classified. Writes nothing bu
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -53,8 +53,9 @@ _ARCHIVE_FAULTS = (ArchiveLacks, Corrupt, StoreUnusable)
 class PlanRequest:
     """What a plan is of, and what was asked for.
 
-    `past` is the schema of the whole state at the target, if it is attached; `attributes` says
-    whether to look up which transactions removed the lost rows.
+    `past` is the schema of the whole state at the target, if it is attached. `attributes` says
+    whether to look up which transactions removed the lost rows, `is_described` whether fingerprint
+    and script are wanted: each reads every row once more.
     """
 
     recovery: str
@@ -63,6 +64,7 @@ class PlanRequest:
     options: MergeOptions
     past: str | None = None
     attributes: bool = True
+    is_described: bool = True
     warnings: tuple[str, ...] = ()
 
 
@@ -172,7 +174,7 @@ class _Planner:
             columns=table.columns,
             insert_columns=table.insert_columns,
             before_names={c: table.name_in(BEFORE, c) for c in table.insert_columns},
-            match=lambda rows, state, alias: table.match(state, rows=rows, alias=alias),
+            match=_matching(table),
             counts=table.counts,
             keyless=table.keyless,
             drift=table.drift,
@@ -361,11 +363,9 @@ class _Planner:
         connection, request, tables = self._connection, self._request, family.tables
         live_digests = tuple(live_digest(connection, table) for table in tables)
         schema = schema_digest(connection, tables)
-        planned = [[t.name, planned_digest(connection, t)] for t in tables]
-        options = [str(self._options.on_conflict), self._options.update, self._options.delete_extra]
-        options += [self._options.create_missing, self._options.set_columns]
-        stamp = fingerprint([request.target, options, schema, planned, live_digests])
+        stamp = self._fingerprint(tables, schema, live_digests) if request.is_described else ""
         is_blocked = any(one.resolution is Resolution.BLOCKS for one in self._blockers)
+        has_script = request.is_described and not is_blocked
         plan = Plan(
             recovery=request.recovery,
             engine="sqlite",
@@ -376,7 +376,7 @@ class _Planner:
             blockers=tuple(self._blockers),
             warnings=tuple(dict.fromkeys(self._warnings)),
             fingerprint=stamp,
-            script=None if is_blocked else script_of(connection, tables, stamp),
+            script=script_of(connection, tables, stamp) if has_script else None,
         )
         return PreparedPlan(
             plan=plan,
@@ -389,6 +389,15 @@ class _Planner:
             schema=schema,
             rebuilt=rebuilt,
         )
+
+    def _fingerprint(
+        self, tables: Sequence[PlannedTable], schema: str, live_digests: Sequence[str]
+    ) -> str:
+        chosen = self._options
+        options = [str(chosen.on_conflict), chosen.update, chosen.delete_extra]
+        planned = [[table.name, planned_digest(self._connection, table)] for table in tables]
+        parts = [self._request.target, options, chosen.create_missing, chosen.set_columns]
+        return fingerprint([*parts, schema, planned, live_digests])
 
     def _table_plan(self, table: PlannedTable) -> TablePlan:
         amount = "total(r.copies)" if table.keyless else "count(*)"
@@ -429,6 +438,16 @@ def _check_value(sidecar: Path, table: str, expression: str) -> str:
         )
     with closing(open_sidecar(sidecar)) as connection:
         return check_expression(connection, table, expression)
+
+
+def _matching(table: ClassifiedTable) -> Callable[[str, str, str], str]:
+    """Return how rows are joined by key; a table that will be made has the names of before."""
+
+    def match(rows: str, state: str, alias: str) -> str:
+        schema = state if state in table.aligned.sides else BEFORE
+        return table.match(schema, rows=rows, alias=alias)
+
+    return match
 
 
 def _sequence(connection: apsw.Connection, before: PastTable) -> int | None:

@@ -83,12 +83,13 @@ class PlannedTable:
         return ", ".join(f"{alias}.key_{place}" for place in range(len(self.key)))
 
     def classes(self, *actions: Action) -> list[RowClass]:
-        """Return the classes that get one of these actions and have rows."""
-        return [c for c in RowClass if self.actions[c] in actions and self.counts.get(c)]
+        """Return the classes with rows that get one of the actions; none given: are written."""
+        wanted = actions or _WRITING
+        return [c for c in RowClass if self.actions[c] in wanted and self.counts.get(c)]
 
     def acting(self, *actions: Action, rows: str = "r") -> str:
         """Return the condition that a row gets one of the actions; none given: is written."""
-        names = ", ".join(f"'{c}'" for c in self.classes(*(actions or _WRITING)))
+        names = ", ".join(f"'{c}'" for c in self.classes(*actions))
         return f"({rows}.class IN ({names}) AND {rows}.reason IS NULL)" if names else "FALSE"
 
     def same_content(self) -> str:

@@ -25,12 +25,13 @@ class Recorder:
         *,
         lease: int,
         number: int,
+        end_us: int,
         fork: int,
         entries_since_map: int,
         flush_seconds: float,
         bytes_max: int,
     ) -> None:
-        """Go on after commit `number`, whose state is `current`."""
+        """Go on after commit `number`, which ended at `end_us` with the state `current`."""
         self._emit = emit
         self._lease = lease
         self._is_open = False
@@ -40,6 +41,7 @@ class Recorder:
         self._unflushed_since: float | None = None
         self.current = current
         self.number = number
+        self.end_us = end_us
         self.fork = fork
         self._writer = self._new_writer()
 
@@ -107,7 +109,7 @@ class Recorder:
         if page_count < current.page_count:
             current.resize(page_count)
         current.commit, current.chain = number, record.chain
-        self.number = number
+        self.number, self.end_us = number, seen.interval.end_us
         if self._unflushed_since is None:
             self._unflushed_since = time.monotonic()
         return record

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 
 from pitr.sqlite.btree import Snapshot
 from pitr.sqlite.page import Cell
@@ -18,7 +17,7 @@ from pitr.sqlite.pairing import TablePair, pair_tables
 from pitr.sqlite.rowdiff import RowDiff, TableSide
 from pitr.sqlite.schema import Schema, SchemaEntry
 from pitr.sqlite.segment import CommitRecord
-from pitr.sqlite.span import Span
+from pitr.sqlite.span import Commit, Span
 from pitr.sqlite.tables import folded
 from pitr.sqlite.tree import Forest
 from pitr.vocabulary.diff_row import Row
@@ -52,7 +51,6 @@ class RemovalWalk:
         self._span = span
         self._name = folded(name)
         self._told = told
-        self._changes = {later.number for _, later in span.schema_changes()}
         self._forest = Forest()
         self._entry: SchemaEntry | None = None
 
@@ -63,9 +61,12 @@ class RemovalWalk:
         """
         last = self._span.snapshot(self._span.last)
         self._stand(Schema.read(last).tables.get(self._name), last)
-        for later, earlier in pairwise(reversed(self._span.records)):
-            removal = self._step(earlier, later)
-            yield removal or later
+        for commit in self._span.back():
+            if commit.may_change_schema:
+                removal = self._step_over_schema(commit)
+            else:
+                removal = self._step(commit)
+            yield removal or commit.record
 
     def _stand(self, entry: SchemaEntry | None, here: Snapshot) -> None:
         self._forest = Forest()
@@ -75,37 +76,35 @@ class RemovalWalk:
             if entry.root:
                 self._forest.plant(entry.root, here)
 
-    def _step(self, earlier: CommitRecord, later: CommitRecord) -> Removal | None:
-        changed = self._span.changed_by(later.number)
-        if later.number in self._changes:
-            return self._step_over_schema(earlier, later, changed)
-        entry = self._entry
-        if entry is None or not any(self._forest.root_of(page) for page in changed):
+    def _step(self, commit: Commit) -> Removal | None:
+        entry, changed = self._entry, commit.changed
+        touched = sum(1 for page_number in changed if self._forest.root_of(page_number))
+        if entry is None or not touched:
             return None
-        here, there = self._span.snapshot(later.number), self._span.snapshot(earlier.number)
+        if touched > _PAGES_TOLD_MAX:
+            self._stand(entry, commit.there)
+            return Removal(commit.record, commit.earlier, entry, None)
+        here, there = commit.here, commit.there
         delta = self._forest.step(changed, here, there)[0][entry.root]
         untouched = (delta.left & delta.entered) - changed
         before = TableSide(there, entry, delta.entered - untouched, delta.is_index)
         after = TableSide(here, entry, delta.left - untouched, delta.is_index)
         gone = self._gone(before, after)
-        return None if gone is not None and not gone else Removal(later, earlier, entry, gone)
-
-    def _step_over_schema(
-        self, earlier: CommitRecord, later: CommitRecord, changed: frozenset[int]
-    ) -> Removal | None:
-        here, there = self._span.snapshot(later.number), self._span.snapshot(earlier.number)
-        pairs = pair_tables(Schema.read(there), Schema.read(here), there, here, changed)
-        pair = self._pair(pairs)
-        if pair is None:
-            self._stand(None, there)
+        if gone is not None and not gone:
             return None
-        before, after = pair.before, pair.after
-        if before and after and before.root == after.root and before.sql == after.sql:
-            delta = self._forest.step(changed, here, there)[0].get(before.root)
-            self._entry = before
-            return Removal(later, earlier, before, None) if delta and delta.entered else None
+        return Removal(commit.record, commit.earlier, entry, gone)
+
+    def _step_over_schema(self, commit: Commit) -> Removal | None:
+        here, there = commit.here, commit.there
+        pairs = pair_tables(Schema.read(there), Schema.read(here), there, here, commit.changed)
+        pair = self._pair(pairs)
+        before = pair.before if pair else None
+        if pair and _stays(pair) and here.source.page_size == there.source.page_size:
+            return self._step(commit)  # a gap, or another table's change
         self._stand(before, there)
-        return Removal(later, earlier, before, None) if before and before.root else None
+        if before is None or not before.root:
+            return None
+        return Removal(commit.record, commit.earlier, before, None)
 
     def _pair(self, pairs: list[TablePair]) -> TablePair | None:
         """Return what the commit did to the table, by its name on the later side or the earlier."""
@@ -130,6 +129,13 @@ class RemovalWalk:
             if change.after is not None:
                 gone[typed(self._told(after, change.after))] -= 1
         return +gone
+
+
+def _stays(pair: TablePair) -> bool:
+    """Return whether the table is the same on both sides, and in the same place."""
+    if pair.before is None or pair.after is None:
+        return False
+    return (pair.before.root, pair.before.sql) == (pair.after.root, pair.after.sql)
 
 
 def typed(row: Row) -> Told:

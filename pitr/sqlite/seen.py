@@ -58,22 +58,23 @@ class Discontinuity(Exception):
 class PollClock:
     """Turn the times of readings into intervals whose ends never run backwards."""
 
-    def __init__(self, begin_us: int) -> None:
-        """Begin at the time up to which every commit is known; no interval ends before it."""
+    def __init__(self, begin_us: int, end_us: int) -> None:
+        """Begin at the time up to which every commit is known; no interval ends before `end_us`."""
         self._begin_us = begin_us
-        self._end_us = begin_us
+        self._end_us = end_us
 
     @property
-    def current_until_us(self) -> int:
-        """Return the time up to which every commit has been seen."""
-        return max(self._begin_us, self._end_us)
+    def complete_until_us(self) -> int:
+        """Return the time up to which every commit has been seen for certain."""
+        return self._begin_us
 
-    def interval(self, before_us: int) -> Interval:
-        """Return the interval of the commits that a reading begun at `before_us` shows newly.
+    def interval(self, before_us: int, after_us: int | None = None) -> Interval:
+        """Return the interval of the commits that a reading shows for the first time.
 
-        Call it after the reading: a commit may have come between `before_us` and the reading.
+        The reading lay between `before_us` and `after_us`, by default now. What it does not show
+        was committed after `before_us`: there the next interval begins.
         """
-        self._end_us = max(now_us(), self._end_us)
+        self._end_us = max(now_us() if after_us is None else after_us, self._end_us)
         found = Interval(min(self._begin_us, self._end_us), self._end_us)
         self._begin_us = before_us
         return found

@@ -85,23 +85,28 @@ class Session:
         self._stop = threading.Event()
         self._last: CommitRecord | None = None
         current, entries = CurrentPages(header.page_size), 0
-        begin_us = now_us()
+        begin_us = end_us = now_us()
         if self._archive.catalog.tiles:
             self._last = self._archive.last_commit()
             current, entries = self._archive.current_pages(), self._entries_since_map()
             current.page_size = self._archive.page_size
-            begin_us = max(known_until_us, self._last.time_end_us)
+            end_us = max(known_until_us, self._last.time_end_us)
+            # The end of a commit's interval is when it had been seen; another one may have come
+            # a moment before that and not have been seen any more.
+            is_known = known_until_us > self._last.time_end_us
+            begin_us = known_until_us if is_known else self._last.time_begin_us
         self._recorder = Recorder(
             self._emit,
             current,
             lease=lease,
             number=self._last.number if self._last else 0,
+            end_us=self._last.time_end_us if self._last else 0,
             fork=self._last.fork if self._last else 0,
             entries_since_map=entries,
             flush_seconds=options.flush_seconds,
             bytes_max=options.bytes_max,
         )
-        self._clock = PollClock(begin_us)
+        self._clock = PollClock(begin_us, end_us)
         self._follower = self._connect(header)
 
     def _entries_since_map(self) -> int:
@@ -234,7 +239,8 @@ class Session:
         """Record what was committed since the last time.
 
         What was read and is not durable elsewhere is kept in the WAL, so that a kill of this
-        process loses nothing; with `must_let_go` it is not, since production waits for it.
+        process loses nothing; but not with `must_let_go`, when production waits for it, and not
+        while the WAL is made to restart under load.
         """
         if self._source.is_replaced():
             raise Discontinuity("another file lies under the name of the database or its -shm")
@@ -272,7 +278,8 @@ class Session:
     def _note(self) -> None:
         if not self._recorder.has_pending:
             self._outbox.note(
-                head_commit=self._recorder.number, current_until_us=self._clock.current_until_us
+                head_commit=self._recorder.number,
+                current_until_us=max(self._clock.complete_until_us, self._recorder.end_us),
             )
 
     def _emit(self, key: str, data: bytes) -> None:

@@ -46,7 +46,7 @@ from pitr.sqlite.wal.index import WalIndex
 
 BEFORE, AFTER, LIVE = "before", "after", "main"
 _BUSY_MILLISECONDS = 500
-_CACHE_KIB = 16_000  # of each database: what a sort may hold before it goes to a file
+_CACHE_KIB = 8_000  # of each database: what a sort may hold before it goes to a file
 _ATTEMPTS = 200
 _PAUSE_SECONDS = 0.05
 _PAGES_A_STEP = 256

@@ -28,6 +28,8 @@ from pitr.sqlite.tokens import quoted
 from pitr.vocabulary.row_class import Action, RowClass
 
 _BEFORE, _AFTER = "undo_before", "undo_after"
+# The rows that a merge wrote, as they are after it, while its transaction is open.
+WRITTEN = _AFTER
 
 
 class UndoImages:
@@ -36,7 +38,7 @@ class UndoImages:
     def __init__(self, connection: apsw.Connection, tables: Sequence[PlannedTable]) -> None:
         """Make the tables, of those that are written."""
         self._connection = connection
-        self._tables = [table for table in tables if table.classes(*_WRITING)]
+        self._tables = [table for table in tables if table.classes()]
         for schema in (_BEFORE, _AFTER):
             make_fresh(connection, schema)
             texts = {folded(t.name): t.created_by or t.definition.sql for t in self._tables}
@@ -65,9 +67,6 @@ class UndoImages:
     def take_out(self) -> tuple[bytes, bytes]:
         """Return the two databases."""
         return self._connection.serialize(_BEFORE), self._connection.serialize(_AFTER)
-
-
-_WRITING = (Action.INSERT, Action.UPDATE, Action.DELETE)
 
 
 def _copy(table: PlannedTable, schema: str, acting: str) -> str:

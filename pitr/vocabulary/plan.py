@@ -103,7 +103,8 @@ class Plan:
     """What a merge of one recovery would do.
 
     `fingerprint` stands for everything it was computed from. `script` is the plan as SQL for the
-    sqlite3 shell; None when there are more rows than a script is good for.
+    sqlite3 shell; None when it is blocked or has more rows than a script is good for. A plan that
+    is run at once has neither.
     """
 
     recovery: str

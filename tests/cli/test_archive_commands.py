@@ -249,7 +249,7 @@ def test_verify_of_a_damaged_archive_ends_with_1_and_names_the_object(folder: Pa
     asked = pitr(folder, "sql", "--at", "latest", "SELECT * FROM orders", "--json")
 
     assert (done.code, text.code, done.json["ok"]) == (1, 1, False)
-    assert [item["object"] for item in done.json["damaged"]][0] == f"log/{segment.name}"
+    assert done.json["damaged"][0]["object"] == f"log/{segment.name}"
     assert f"damaged: log/{segment.name}: " in text.out
     assert asked.code == 5
     assert asked.error["kind"] == "CorruptObject"

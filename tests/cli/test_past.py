@@ -61,7 +61,8 @@ def test_when_names_the_transaction_the_row_and_the_way_back(shop: Shop) -> None
     assert found["transaction"]["position"] == shop.deleted
     assert found["before"] == f"before:{shop.deleted}"
     assert found["row"] == {"id": 2, "item": "chair", "cents": 4900}
-    assert f"pitr restore -t orders --at before:{shop.deleted}\n" in text
+    assert f": pitr revert {shop.deleted} -t orders\n" in text.replace(":   ", ": ")
+    assert text.endswith(f"  pitr restore -t orders --at before:{shop.deleted}\n")
 
 
 def test_when_without_an_answer_ends_with_1(shop: Shop) -> None:
@@ -194,7 +195,10 @@ def test_target_that_is_not_understood_says_what_to_write(shop: Shop, target: st
     ("target", "message"),
     [
         ("2020-01-01 00:00Z", "target 2020-01-01T00:00:00.000Z lies before the archive begins"),
-        ("2099-01-01 00:00Z", "target 2099-01-01T00:00:00.000Z lies after the archive's proven end"),
+        (
+            "2099-01-01 00:00Z",
+            "target 2099-01-01T00:00:00.000Z lies after the archive's proven end",
+        ),
         ("before:commit:1", "archive holds nothing before commit:1"),
         ("commit:9999", "archive does not hold commit:9999"),
         ("name:nowhere", "no mark of this name: nowhere"),

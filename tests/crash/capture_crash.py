@@ -149,6 +149,21 @@ class World:
         self.capture.send_signal(signal.SIGTERM)
         assert self.capture.wait(60) == 0, self.events()
 
+    def take_in_what_recovery_accepts(self) -> None:
+        """Capture once more after everybody is gone, as the first to open the database.
+
+        A writer that was killed between writing its commit frame and publishing it leaves a commit
+        that nobody saw while others had the database open. The first connection after that
+        recovers the WAL, and accepts it: only then it has happened, and only then it is archived.
+        """
+        lines = self.events().count("goes on after")
+        self.start_capture()
+        deadline = time.monotonic() + 30
+        while self.events().count("goes on after") == lines:
+            assert time.monotonic() < deadline, self.events()
+            time.sleep(0.05)
+        self.stop_capture()
+
     def events(self) -> str:
         return (self.folder / "events").read_text()
 

@@ -49,6 +49,7 @@ def run_rounds(folder: Path, rounds: int) -> None:
         time.sleep(1.0)
         world.kill_writers()
         world.stop_capture()
+        world.take_in_what_recovery_accepts()
     copy_back(world.path)
     verdict = check(world, gaps_max=captures_killed)
     print(f"{verdict.commits} commits, {verdict.gaps} gaps in {captures_killed} kills of capture")
@@ -80,5 +81,6 @@ def test_capture_that_is_not_killed_loses_nothing_of_killed_writers(tmp_path: Pa
             world.kill_writers()
         time.sleep(0.2)
         world.stop_capture()
+        world.take_in_what_recovery_accepts()
     copy_back(world.path)
     assert check(world, gaps_max=0).commits > 100

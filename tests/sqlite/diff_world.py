@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from pitr.sqlite.candidates import Limits
 from pitr.sqlite.classified import ClassifiedTable, classify, stream_rows
@@ -19,6 +20,8 @@ from tests.sqlite.capture_world import App, capture_once
 # Pages tell of every table, however small; or of none.
 NARROW = Limits(sidecar_bytes_min=0)
 WHOLE = Limits(sidecar_bytes_min=1 << 60)
+# Pages tell of some tables: each is looked at by itself.
+TIGHT = Limits(sidecar_bytes_min=0, table_bytes_max=30_000, table_cells_max=300)
 
 
 class DiffWorld:
@@ -70,9 +73,9 @@ class DiffWorld:
         )
 
     @contextmanager
-    def states(self, *arguments: object, **options: object) -> Iterator[States]:
+    def states(self, before: int, *tables: str, **options: Any) -> Iterator[States]:
         """Open the states of `sources(…)`."""
-        with open_states(self.sources(*arguments, **options), wait_seconds=0) as states:  # type: ignore[arg-type]
+        with open_states(self.sources(before, *tables, **options), wait_seconds=0) as states:
             yield states
 
     def close(self) -> None:
@@ -117,13 +120,14 @@ def mask(row: DiffRow) -> str:
 def both_ways(states: States) -> list[tuple[ClassifiedTable, list[DiffRow]]]:
     """Classify whole tables and by pages, and return the outcome, which must be the same."""
     outcomes = []
-    for limits in (WHOLE, NARROW):
+    for limits in (WHOLE, TIGHT, NARROW):
         tables = classify(states, limits)
         outcomes.append([(table, list(stream_rows(states, table))) for table in tables])
-    whole, narrow = outcomes
+    whole, *by_pages = outcomes
     assert not any(table.narrowed for table, _ in whole)
-    for (one, rows), (other, others) in zip(whole, narrow, strict=True):
-        assert rows == others, (one.name, other.narrowed)
-        assert one.counts == other.counts
-        assert one.warnings == other.warnings
+    for narrow in by_pages:
+        for (one, rows), (other, others) in zip(whole, narrow, strict=True):
+            assert rows == others, (one.name, other.narrowed)
+            assert one.counts == other.counts
+            assert one.warnings == other.warnings
     return narrow

@@ -32,7 +32,7 @@ class Followed:
     def follower(self, reset_frames: int = 4000) -> WalFollower:
         source = Source(self.app.path)
         self.open.append(source)
-        return WalFollower(source, PollClock(now_us()), 4096, reset_frames=reset_frames)
+        return WalFollower(source, PollClock(now_us(), now_us()), 4096, reset_frames=reset_frames)
 
     def take(self, commit: SeenCommit) -> None:
         list(commit.pages)

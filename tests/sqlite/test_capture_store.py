@@ -210,7 +210,7 @@ def test_full_spool_lets_the_source_go_and_comes_back_with_a_gap(
     found = records(store)
     gaps = [record for record in found if record.kind is CommitKind.GAP]
     assert len(gaps) == 1
-    assert gaps[0].time_begin_us >= found[gaps[0].number - 2].time_end_us
+    assert gaps[0].time_begin_us >= found[gaps[0].number - 2].time_begin_us
     before = [
         value(image, COUNT) for record, image in states(store) if record.number < gaps[0].number
     ]

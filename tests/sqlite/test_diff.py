@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import random
+import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from pitr.sqlite.classified import classify, let_go_of_live, stream_rows
+from pitr.sqlite.literal import literal
 from pitr.sqlite.states import BEFORE, LIVE, open_states
 from pitr.vocabulary.row_class import RowClass
 from tests.sqlite.diff_world import WHOLE, DiffWorld, Found, both_ways, classes, making_worlds, mask
@@ -534,3 +537,34 @@ def test_order_is_that_of_the_key(make: Make, seed: int) -> None:
     world.run("DELETE FROM t")
     world.mark()
     assert [*compared(world, before, "t")] == sorted(set(keys))
+
+
+@pytest.mark.parametrize("encoding", ["UTF-8", "UTF-16le"])
+def test_literals_give_the_same_value_back(encoding: str) -> None:
+    """Whatever the value and the encoding of the database; and in one line."""
+    values = [
+        *(None, 0, -1, 2**63 - 1, -(2**63), 0.1, -1e300, 1e-320, float("inf"), float("-inf")),
+        *(
+            "",
+            "it's",
+            "line\nend",
+            "\0",
+            "a\0b",
+            "é\u2028",
+            "\x1b[31m",
+            "'",
+            "''\r\n--",
+            "\U0001f600",
+        ),
+        *(b"", b"\0\xff'"),
+    ]
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.execute(f"PRAGMA encoding = '{encoding}'")
+        connection.execute("CREATE TABLE t (a)")
+        for value in values:
+            text = literal(value)
+            assert text.isprintable()
+            connection.execute("DELETE FROM t")
+            connection.execute(f"INSERT INTO t VALUES ({text})")
+            ((found,),) = connection.execute("SELECT a FROM t")
+            assert (type(found), found) == (type(value), value)
