@@ -29,7 +29,8 @@ CREATE INDEX orders_by_customer ON orders (customer);
 """
 _FILL = """
 WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?)
-INSERT INTO orders SELECT i, 1 + i * 7919 % 500, 'item ' || i % 977, 1 + i * 31 % 90000, 'open' FROM n
+INSERT INTO orders
+SELECT i, 1 + i * 7919 % 500, 'item ' || i % 977, 1 + i * 31 % 90000, 'open' FROM n
 """
 _PLAIN = "INSERT INTO main.orders SELECT * FROM side.orders WHERE id <= ?"
 

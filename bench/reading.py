@@ -7,6 +7,8 @@ from contextlib import closing
 from pathlib import Path
 from statistics import median
 
+import apsw
+
 from bench.report import Aim, Bar, Result, Table, bytes_text, seconds_text, times
 from bench.world import (
     Size,
@@ -103,4 +105,9 @@ def _native_seconds(path: Path) -> float:
 def _past_seconds(archive: Path) -> float:
     log = PageArchive(LocalStore(archive))
     with open_past(log.at(log.last_commit().number)) as past:
-        return seconds_of(lambda: (announce_scans(past, _SCAN), past.execute(_SCAN).fetchall()))
+        return seconds_of(lambda: _scan(past))
+
+
+def _scan(past: apsw.Connection) -> None:
+    announce_scans(past, _SCAN)
+    past.execute(_SCAN).fetchall()

@@ -23,6 +23,7 @@ from pitr.vocabulary.row_class import TREATMENTS, Action, RowClass
 
 _VALUE_CHARACTERS_MAX = 60
 _CELLS_MAX = 12
+_TERMINAL_ROWS = 50  # of each table, unless --limit says otherwise
 _SHOWN_CLASSES = [row_class.value for row_class in RowClass if row_class != RowClass.UNRELATED]
 _GONE = (RowClass.LOST, RowClass.DELETED_SINCE, RowClass.ALREADY_BACK)
 _PUT_IN = (RowClass.BOGUS_INSERT, RowClass.BOGUS_TOUCHED)
@@ -41,7 +42,11 @@ Write = Callable[[str], object]
     type=click.Choice(_SHOWN_CLASSES),
     help="Only rows of this class; repeatable.",
 )
-@click.option("--limit", type=click.IntRange(min=0), help="At most so many rows of each table.")
+@click.option(
+    "--limit",
+    type=click.IntRange(min=0),
+    help="At most so many rows of each table; on a terminal 50.",
+)
 @click.option(
     "--format",
     "form",
@@ -71,6 +76,8 @@ def diff(
     ID is a recovery; the newest is meant without it. Rows come in the order of their keys, each
     with its class. Nothing is written.
     """
+    if limit is None and form == "table" and sys.stdout.isatty():
+        limit = _TERMINAL_ROWS
     request = DiffRequest(
         recovery_id=recovery_id,
         tables=tables,
@@ -169,22 +176,23 @@ def _state_json(table: DiffTable, row: DiffRow, state: Row | None) -> dict[str, 
 
 
 def _write_table(found: Diff, write: Write) -> None:
-    for table in found.tables:
+    for number, table in enumerate(found.tables):
+        if number:
+            write("\n")
         write(f"{_coloured(table.table, bold=True)}  {_totals(table)}\n")
         shown = 0
         for row in table.rows:
             shown += 1
             write(f"  {_row_line(table, row)}\n")
-        left = sum(table.counts.values()) - shown
+        left = table.chosen - shown
         if left and shown:
             write(f"  … and {left} more rows\n")
         for one in table.lost_by:
-            where = one.position or "not known"
+            where = one.position or "an unknown transaction"
             when = format_local(one.time_us) if one.time_us is not None else ""
             write(f"  {one.rows} lost by {where}  {when}".rstrip() + "\n")
         for warning in table.warnings:
             note(f"warning: {warning}")
-        write("\n")
 
 
 def _totals(table: DiffTable) -> str:
@@ -243,7 +251,7 @@ def _shown(value: Value) -> str:
 def _coloured(text: str, colour: str | None = None, *, bold: bool = False) -> str:
     if not sys.stdout.isatty() or os.environ.get("NO_COLOR"):
         return text
-    return click.style(text, fg=colour, bold=bold)
+    return click.style(text, fg=colour, bold=bold or None)
 
 
 # --- SQL -----------------------------------------------------------------------------------------

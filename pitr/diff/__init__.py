@@ -1,4 +1,4 @@
-"""From the states of a row to its class, in Python and in SQL, by the one table of rules. Pure.
+"""From the states of a row to its class, in SQL, by the one table of rules. Pure.
 
-Import order inside the package: equality, decision → classify, sql.
+Import order inside the package: decision → sql.
 """

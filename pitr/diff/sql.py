@@ -19,7 +19,9 @@ class Dialect:
     """What an engine's SQL says differently.
 
     `equal` returns a condition in parentheses, never NULL, that holds exactly when two expressions
-    have the same value by the rules of `pitr.diff.equality`. `quote` makes a name an identifier.
+    have the same value and the same type: integer 1 is neither real 1.0 nor text '1', NULL is NULL.
+    -0.0 is 0.0, since no operator of either database tells them apart. `quote` makes a name an
+    identifier.
     """
 
     equal: Callable[[str, str], str]

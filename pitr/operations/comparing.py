@@ -24,8 +24,8 @@ from pitr.sqlite.states import States, StateSources, open_states
 from pitr.sqlite.tables import folded
 from pitr.vocabulary.position import CommitNumber
 
-# A capture that runs is not further behind than this, as long as its store answers.
-_LAG_SECONDS_MAX = 2.5
+# A capture that runs is behind by its poll and its flush, and by what storing takes.
+_STORING_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,8 @@ def open_recovery(
     )
     lease = reading.lease if reading else None
     captures = reading is not None and lease is not None and is_live(lease, at_us=reading.now_us)
-    wait_seconds = _LAG_SECONDS_MAX if captures else 0.0
+    lag_seconds = (settings.poll_us + settings.flush_us) / 1_000_000 + _STORING_SECONDS
+    wait_seconds = lag_seconds if captures else 0.0
     with open_states(sources, wait_seconds=wait_seconds, writable=writable) as states:
         yield OpenRecovery(recovery, states, warnings)
 

@@ -34,7 +34,8 @@ class DiffRequest:
 class DiffTable:
     """One table of a diff. `rows` is read once, inside the block of `open_diff`.
 
-    `counts` are of all its rows, whatever is shown. `key` and `columns` name the values of a
+    `counts` are of all its rows, whatever is shown, `chosen` is how many are of the classes asked
+    for. `key` and `columns` name the values of a
     row's key and of its states. `lost_by` is empty where the state after the damage is known.
     """
 
@@ -43,6 +44,7 @@ class DiffTable:
     columns: tuple[str, ...]
     keyless: bool
     counts: dict[RowClass, int]
+    chosen: int
     drift: SchemaDrift
     lost_by: tuple[LostBy, ...]
     warnings: tuple[str, ...]
@@ -88,6 +90,11 @@ def _table(
         columns=table.key if table.keyless else table.columns,
         keyless=table.keyless,
         counts=table.counts,
+        chosen=sum(
+            count
+            for row_class, count in table.counts.items()
+            if not request.classes or row_class in request.classes
+        ),
         drift=table.drift,
         lost_by=attribution.lost_by,
         warnings=(*table.warnings, *attribution.warnings),

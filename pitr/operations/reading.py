@@ -16,7 +16,7 @@ from pitr.archive.lease import LeaseState, read_newest_lease
 from pitr.archive.location import open_store
 from pitr.archive.store import Store
 from pitr.config import Settings
-from pitr.errors import SourceUnusable
+from pitr.errors import CorruptObject, SourceUnusable
 from pitr.operations.clock import now_us
 from pitr.sqlite.history import PageArchive
 from pitr.sqlite.live import is_current
@@ -26,12 +26,17 @@ from pitr.target_text import parse_target
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One archive, open for reading, and what is known about its end."""
+    """One archive, open for reading, and what is known about its end.
+
+    `lease_fault` says why there is no lease to be read: without one everything that is archived
+    can still be gone back to, only the end of the window is not known as well.
+    """
 
     store: Store
     identity: Identity
     pages: PageArchive
     lease: LeaseState | None
+    lease_fault: CorruptObject | None
     live: Path | None
     now_us: int
 
@@ -79,8 +84,13 @@ def open_reading(settings: Settings) -> Reading:
     store = open_store(settings.needed_archive())
     identity = open_archive(store)
     now = now_us()
-    lease = read_newest_lease(store)
-    return Reading(store, identity, PageArchive(store), lease, live_path(settings, identity), now)
+    lease, fault = None, None
+    try:
+        lease = read_newest_lease(store)
+    except CorruptObject as error:
+        fault = error
+    pages, live = PageArchive(store), live_path(settings, identity)
+    return Reading(store, identity, pages, lease, fault, live, now)
 
 
 def live_path(settings: Settings, identity: Identity) -> Path | None:

@@ -61,7 +61,7 @@ class RestoreRequest:
 def restore(
     settings: Settings, request: RestoreRequest, *, on_target: Callable[[ResolvedTarget], None]
 ) -> RestoreOutcome:
-    """Restore tables into a sidecar. `on_target` hears the resolved target before any work.
+    """Restore tables into a sidecar. `on_target` hears each resolved target before any work.
 
     Raises what resolving a target, reading the archive and writing the sidecar raise; then
     there is no recovery and no sidecar.
@@ -76,6 +76,8 @@ def restore(
             hint="Give --at the last good moment and --until one just after the damage.",
         )
     on_target(found.target)
+    if until is not None:
+        on_target(until.target)
     return make_recovery(settings, reading, found, until, request)
 
 

@@ -84,9 +84,15 @@ def status(settings: Settings) -> Status:
         archive_bytes=catalog.size,
         bases=_bases(reading, special),
         marks=tuple(read_marks(reading.store)),
-        last_error=lease.last_error if lease else None,
+        last_error=_last_error(reading),
         spooled_bytes=lease.spooled_bytes if lease else 0,
     )
+
+
+def _last_error(reading: Reading) -> str | None:
+    if reading.lease_fault is not None:
+        return f"{reading.lease_fault.message}: {reading.lease_fault.detail}"
+    return reading.lease.last_error if reading.lease else None
 
 
 def _granularity(reading: Reading) -> str | None:

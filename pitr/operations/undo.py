@@ -61,6 +61,7 @@ def undo(settings: Settings, wish: UndoWish, *, confirm: Confirm, on_step: OnSte
         options=options,
         attributes=False,
         is_described=False,
+        is_undo=True,
     )
     with _open_merge(kept) as states:
         run = Run(

@@ -99,7 +99,7 @@ def apply_plan(
     with _all_or_nothing(connection):
         _revalidate(connection, prepared)
         on_step(MergeStep.VALIDATED)
-        images = UndoImages(connection, prepared.tables)
+        images = UndoImages(connection, prepared.family)
         images.save_before()
         tables = _write(connection, prepared)
         on_step(MergeStep.APPLIED)

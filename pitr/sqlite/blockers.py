@@ -8,7 +8,8 @@ that other rows have.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import apsw
 
@@ -58,6 +59,23 @@ _CONFLICTS = {
     BlockerKind.TOUCHED_SINCE: "a column that was changed has been written again since",
     BlockerKind.BOGUS_TOUCHED: "the row was put in, and has been written again since",
 }
+
+
+def combined(blockers: Sequence[Blocker]) -> tuple[Blocker, ...]:
+    """Return the blockers, those of the same thing as one."""
+    found: dict[tuple[BlockerKind, str, str], Blocker] = {}
+    for one in blockers:
+        place = (one.kind, one.table, one.detail)
+        known = found.get(place)
+        if known is not None:
+            one = replace(
+                one,
+                rows=known.rows + one.rows,
+                keys=(known.keys + one.keys)[:KEYS_SHOWN],
+                held_by=(known.held_by + one.held_by)[:KEYS_SHOWN],
+            )
+        found[place] = one
+    return tuple(found.values())
 
 
 # --- unique values -------------------------------------------------------------------------------

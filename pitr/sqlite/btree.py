@@ -93,19 +93,19 @@ class Snapshot:
 
     def leaves(self, root: int) -> Iterator[int]:
         """Yield the leaves of a b-tree in key order, reading interior pages as they come."""
-        levels = [iter((root,))]
-        height = self.height(root)
-        while levels:
-            page_number = next(levels[-1], None)
-            if page_number is None:
-                levels.pop()
-            elif len(levels) == height:
-                yield page_number
-            else:
-                children = self.children(page_number)
-                if len(levels) + 1 < height:
-                    self.source.prefetch(children)
-                levels.append(iter(children))
+        return self._leaves_below(root, self.height(root))
+
+    def _leaves_below(self, page_number: int, height: int) -> Iterator[int]:
+        if height == 1:
+            yield page_number
+            return
+        children = self.children(page_number)
+        if height == 2:
+            yield from children
+            return
+        self.source.prefetch(children)
+        for child in children:
+            yield from self._leaves_below(child, height - 1)
 
     def extents(self, page_number: int, *, is_index: bool) -> list[bytes]:
         """Return the cells of a row-carrying page; see `page.cell_extents`."""

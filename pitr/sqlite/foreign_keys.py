@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from itertools import groupby
@@ -17,7 +17,8 @@ from pitr.sqlite.tokens import quoted
 class ForeignKey:
     """One foreign key. `parent_columns` is empty where the parent has no such key, or is missing.
 
-    SQLite refuses every write to the child then, while it enforces foreign keys.
+    SQLite refuses every write to the child then, while it enforces foreign keys. `is_alike` says
+    that the columns on both sides are declared with the same types.
     """
 
     child: str
@@ -26,13 +27,21 @@ class ForeignKey:
     parent_columns: tuple[str, ...]
     on_update: str
     on_delete: str
+    is_alike: bool = False
 
     def has_parent(self, parent: str, child: str) -> str:
         """Return the condition that a row of the parent is the one that a child's row names.
 
-        Both arguments are aliases. The parent stands on the left: SQLite compares by its columns'
-        collation and affinity.
+        Both arguments are aliases. SQLite compares by the parent's collation and affinity: so the
+        parent stands on the left, and `+` takes the child's affinity away. For finding parents.
         """
+        pairs = zip(self.parent_columns, self.child_columns, strict=True)
+        return " AND ".join(f"{parent}.{quoted(a)} = +{child}.{quoted(b)}" for a, b in pairs)
+
+    def has_child(self, parent: str, child: str) -> str:
+        """Return the same condition for finding children: an index of the child can be used."""
+        if not self.is_alike:
+            return self.has_parent(parent, child)
         pairs = zip(self.parent_columns, self.child_columns, strict=True)
         return " AND ".join(f"{parent}.{quoted(a)} = {child}.{quoted(b)}" for a, b in pairs)
 
@@ -96,7 +105,20 @@ def _foreign_key(
         parent_columns=columns if len(columns) == len(parts) else (),
         on_update=str(on_update),
         on_delete=str(on_delete),
+        is_alike=_types(connection, schema, str(child), [str(part[3]) for part in parts])
+        == _types(connection, schema, str(parent), columns),
     )
+
+
+def _types(
+    connection: apsw.Connection, schema: str, table: str, columns: Sequence[str]
+) -> list[str]:
+    statement = "SELECT name, type FROM pragma_table_xinfo(?, ?)"
+    declared = {
+        folded(str(name)): str(kind).upper()
+        for name, kind in connection.execute(statement, (table, schema))
+    }
+    return [declared.get(folded(name), "") for name in columns]
 
 
 def _parent_key(

@@ -461,8 +461,6 @@ class PageHistory:
                 del self._base[page_number]
 
     def _was_cut_off(self, page_number: int, since: int, number: int) -> bool:
-        if page_number <= self._smallest:
-            return False
         return any(
             since < at <= number and page_number > page_count for at, page_count in self._cuts
         )
@@ -487,11 +485,15 @@ class PageHistory:
 
     def place(self, page_number: int, number: int) -> Place | None:
         """Return where a page's image after commit `number` lies; None if it was never written."""
-        commits, places = self._later.get(page_number, ((), ()))
-        at = bisect_right(commits, number)
-        if self._was_cut_off(page_number, commits[at - 1] if at else 0, number):
-            return None
-        place = places[at - 1] if at else self._base.get(page_number)
+        place: int | None = None
+        if page_number in self._later or page_number > self._smallest:
+            commits, places = self._later.get(page_number, ((), ()))
+            at = bisect_right(commits, number)
+            if self._was_cut_off(page_number, commits[at - 1] if at else 0, number):
+                return None
+            place = places[at - 1] if at else None
+        if place is None:
+            place = self._base.get(page_number)
         if place is not None:
             return self._place(place)
         return self._place_beneath(page_number) if page_number <= self._map_pages else None

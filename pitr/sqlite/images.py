@@ -5,9 +5,11 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice, pairwise
-from typing import NamedTuple, TypeVar
+from operator import attrgetter
+from typing import NamedTuple, TypeAlias, TypeVar
 
 import zstandard
 
@@ -16,13 +18,15 @@ from pitr.archive.store import Store
 from pitr.errors import CorruptObject, ObjectMissing, PitrError
 from pitr.sqlite.segment import SegmentIndex, page_digest
 
-_IMAGES_CACHED = 4096
+_IMAGES_BYTES = 64 << 20
 # Announced pages that were never asked for make room for others from here on.
 AHEAD_BYTES_MAX = 32 << 20
 _PIECE_BYTES = 2 << 20  # of images, decompressed: what one request brings
 _REQUESTS_AT_ONCE = 8
 # A local page costs less than handing it to another thread.
 _LOCAL_PAGES_MIN = 8
+
+_Frame: TypeAlias = "bytes | bytearray | memoryview[int]"  # as zstandard wants it
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -64,7 +68,7 @@ class ImageReader:
         self._relocate = relocate
         self.bytes_read = 0
         self._images: dict[Place, bytes] = {}
-        self._ahead: dict[Place, tuple[_Batch, int]] = {}
+        self._ahead: dict[Place, _Batch] = {}
         self._gone: set[str] = set()
         self._workers = ThreadPoolExecutor(
             _REQUESTS_AT_ONCE if store.is_remote else 1, thread_name_prefix="pitr-images"
@@ -81,16 +85,23 @@ class ImageReader:
         Raises CorruptObject, and ArchiveLacks when its object is gone and nothing replaces it.
         """
         image = self._images.get(place)
+        if image is not None:
+            return image
+        batch = self._ahead.get(place)
+        if batch is not None:
+            self._take(batch)
+        image = self._images.get(place)
         if image is None:
-            image = self._announced(place) or self._read(place)
-            if len(self._images) >= _IMAGES_CACHED:
-                _forget_oldest(self._images, _IMAGES_CACHED // 8)
-            self._images[place] = image
+            image = self._images[place] = self._read(place)
+            _forget_oldest(self._images, _IMAGES_BYTES // place.segment.page_size)
         return image
 
-    def _announced(self, place: Place) -> bytes | None:
-        batch, at = self._ahead.pop(place, (None, 0))
-        return batch.image(at) if batch else None
+    def _take(self, batch: _Batch) -> None:
+        """Wait for images that are on their way; those that came whole can be had from now on."""
+        for place, image in zip(batch.places, batch.images.result(), strict=True):
+            if self._ahead.pop(place, None) and image is not None:
+                self._images[place] = image
+        _forget_oldest(self._images, _IMAGES_BYTES // batch.places[0].segment.page_size)
 
     def _read(self, place: Place) -> bytes:
         if place.segment.key not in self._gone:
@@ -111,106 +122,96 @@ class ImageReader:
 
         A hint: stops at what it can keep, and leaves to `image` what cannot be had.
         """
-        wanted: list[Place] = []
+        wanted: dict[Place, None] = {}  # in order, and each place once
         room_bytes = AHEAD_BYTES_MAX
         for place in places:
             room_bytes -= place.segment.page_size
             if room_bytes < 0:
                 break
             if place not in self._images and place not in self._ahead:
-                wanted.append(place)
-        pieces = list(_pieces(wanted))
+                wanted[place] = None
+        pieces = list(_pieces(list(wanted)))
         if self._store.is_remote:
             for piece in pieces:
-                self._begin([piece])
+                self._expect(piece, self._workers.submit(_fetched, self._store, piece))
         elif len(wanted) >= _LOCAL_PAGES_MIN:
-            self._begin(pieces)
+            # Read here: in another thread each system call would have to wait for Python's lock.
+            with suppress(PitrError):
+                frames = [frame for piece in pieces for frame in _frames(self._store, piece)]
+                places = [place for piece in pieces for place in piece]
+                self._expect(places, self._workers.submit(_verified, places, frames))
 
-    def _begin(self, pieces: list[_Piece]) -> None:
-        batch = _Batch(self._workers.submit(_read_batch, self._store, pieces))
-        places = [Place(piece.index, entry) for piece in pieces for entry in piece.entries]
-        self.bytes_read += sum(place.segment.lengths[place.entry] for place in places)
-        self._ahead.update((place, (batch, at)) for at, place in enumerate(places))
-        pages_max = AHEAD_BYTES_MAX // pieces[0].index.page_size
-        _forget_oldest(self._ahead, len(self._ahead) - pages_max)
+    def _expect(self, places: list[Place], images: Future[list[bytes | None]]) -> None:
+        self._ahead.update(dict.fromkeys(places, _Batch(places, images)))
+        self.bytes_read += sum(segment.lengths[entry] for segment, entry in places)
+        _forget_oldest(self._ahead, AHEAD_BYTES_MAX // places[0].segment.page_size)
 
 
 @dataclass(frozen=True, slots=True)
-class _Piece:
-    """Entries of one object, ascending, to be fetched in one request."""
-
-    index: SegmentIndex
-    entries: list[int]
-
-
 class _Batch:
-    """Images that another thread fetches."""
+    """Images that other threads fetch and decompress; None for whatever is wrong with one."""
 
-    __slots__ = ("_future", "_images")
-
-    def __init__(self, future: Future[list[bytes | None]]) -> None:
-        self._future = future
-        self._images: list[bytes | None] | None = None
-
-    def image(self, at: int) -> bytes | None:
-        """Wait for the images and return one; None when it has to be read by itself."""
-        if self._images is None:
-            self._images = self._future.result()
-        return self._images[at]
+    places: list[Place]
+    images: Future[list[bytes | None]]
 
 
-def _read_batch(store: Store, pieces: list[_Piece]) -> list[bytes | None]:
-    """Return the images of all entries; None for whatever is wrong with them.
+def _fetched(store: Store, piece: list[Place]) -> list[bytes | None]:
+    try:
+        frames = _frames(store, piece)
+    except PitrError:
+        return [None] * len(piece)
+    return _verified(piece, frames)
+
+
+def _verified(places: list[Place], frames: list[_Frame]) -> list[bytes | None]:
+    """Return the images in frames; None for whatever is wrong with them.
 
     Decompressed in one call, for which Python's lock is free: a call for each page would have to
     wait for the lock each time.
     """
-    sizes = [piece.index.page_size for piece in pieces for _ in piece.entries]
+    sizes = array("Q", [place.segment.page_size for place in places])
     try:
-        frames: list[bytes | bytearray | memoryview[int]] = []
-        for piece in pieces:
-            frames += _frames(store, piece)
         images = zstandard.ZstdDecompressor().multi_decompress_to_buffer(
-            frames, decompressed_sizes=array("Q", sizes).tobytes(), threads=1
+            frames, decompressed_sizes=sizes.tobytes(), threads=1
         )
-    except (PitrError, zstandard.ZstdError):
-        return [None] * len(sizes)
-    digests = (piece.index.digests[entry] for piece in pieces for entry in piece.entries)
+    except zstandard.ZstdError:
+        return [None] * len(places)
     found: list[bytes | None] = []
-    for at, digest in enumerate(digests):
+    for at, (segment, entry) in enumerate(places):
         image = images[at].tobytes()
-        found.append(image if page_digest(image) == digest else None)
+        found.append(image if page_digest(image) == segment.digests[entry] else None)
     return found
 
 
-def _frames(store: Store, piece: _Piece) -> list[bytes]:
-    """Fetch the zstd frames of entries, neighbours as one range."""
-    entries, offsets = piece.entries, piece.index.offsets
+def _frames(store: Store, piece: list[Place]) -> list[_Frame]:
+    """Fetch the zstd frames of images in one object, neighbours as one range."""
+    offsets, entries = piece[0].segment.offsets, [place.entry for place in piece]
     breaks = [at for at in range(1, len(entries)) if entries[at] - entries[at - 1] > 1]
     runs = [
         range(entries[begin], entries[end - 1] + 1)
         for begin, end in pairwise([0, *breaks, len(entries)])
     ]
     extents = [(offsets[run.start], offsets[run.stop]) for run in runs]
-    frames: list[bytes] = []
-    for run, data in zip(runs, store.get_ranges(piece.index.key, extents), strict=True):
-        begin = offsets[run.start]
-        frames += [data[offsets[at] - begin : offsets[at + 1] - begin] for at in run]
+    frames: list[_Frame] = []
+    for run, data in zip(runs, store.get_ranges(piece[0].segment.key, extents), strict=True):
+        whole, begin = memoryview(data), offsets[run.start]
+        frames += [whole[offsets[at] - begin : offsets[at + 1] - begin] for at in run]
     return frames
 
 
-def _pieces(places: list[Place]) -> Iterator[_Piece]:
-    """Yield what is wanted of each object, in pieces of bounded size."""
-    wanted: dict[SegmentIndex, list[int]] = {}
-    for index, entry in places:
-        wanted.setdefault(index, []).append(entry)
-    for index, entries in wanted.items():
-        entries.sort()
-        pages = max(1, _PIECE_BYTES // index.page_size)
-        for begin in range(0, len(entries), pages):
-            yield _Piece(index, entries[begin : begin + pages])
+def _pieces(places: list[Place]) -> Iterator[list[Place]]:
+    """Yield the places in each object, ascending, in pieces of bounded size."""
+    of_object: dict[SegmentIndex, list[Place]] = {}
+    for place in places:
+        of_object.setdefault(place.segment, []).append(place)
+    for segment, found in of_object.items():
+        found.sort(key=attrgetter("entry"))
+        pages = max(1, _PIECE_BYTES // segment.page_size)
+        yield from (found[begin : begin + pages] for begin in range(0, len(found), pages))
 
 
-def _forget_oldest(cache: dict[Place, T], count: int) -> None:
-    for place in list(islice(cache, max(0, count))):
-        del cache[place]
+def _forget_oldest(kept: dict[Place, T], count_max: int) -> None:
+    """Make room for an eighth more once a dictionary has grown beyond its limit."""
+    if len(kept) > count_max:
+        for place in list(islice(kept, len(kept) - count_max + count_max // 8)):
+            del kept[place]

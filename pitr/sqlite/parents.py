@@ -25,13 +25,15 @@ class Family:
     """The planned tables and their foreign keys, as of the live database.
 
     `live_tables` are folded names. `then` has, by folded name, the relation that holds every row of
-    a table at the target: rows that had no parent then either are no fault of the plan.
+    a table at the target: rows that had no parent then either are no fault of the plan. For an
+    undo, `noted` is the schema with what `note_kin` wrote down when the merge was made.
     """
 
     keys: ForeignKeys
     tables: Sequence[PlannedTable]
     live_tables: frozenset[str]
     then: Mapping[str, str] = field(default_factory=dict)
+    noted: str | None = None
 
     def planned(self, name: str) -> Iterator[PlannedTable]:
         """Yield the planned tables of a name."""
@@ -58,27 +60,24 @@ class Family:
         return folded(name) in self.live_tables or any(self.planned(name))
 
 
-@dataclass(frozen=True, slots=True)
-class Orphans:
-    """Blockers, and how many rows of which table had no parent at the target either."""
+def find_orphans(
+    connection: apsw.Connection, family: Family, resolution: Resolution
+) -> list[Blocker]:
+    """Leave out rows that would have no parent, and rows whose children would lose theirs."""
+    lacking = list(_lacking(connection, family))
+    found = [*_childless(connection, family, resolution)]
+    return [*found, *_parentless(connection, family, lacking, resolution)]
 
-    blockers: tuple[Blocker, ...]
-    tolerated: Mapping[str, int]
 
-
-def find_orphans(connection: apsw.Connection, family: Family, resolution: Resolution) -> Orphans:
-    """Leave out rows that would have no parent or whose children would lose theirs.
-
-    With rows left out, others may lose their parents in turn: so again, until there is nothing new.
-    """
-    blockers: list[Blocker] = []
-    while True:
-        lacking = list(_lacking(connection, family))
-        found = [*_childless(connection, family, resolution)]
-        found += _parentless(connection, family, lacking, resolution)
-        blockers += found
-        if not found or resolution is Resolution.BLOCKS:
-            return Orphans(tuple(blockers), _tolerated(connection, family, lacking))
+def tolerated_orphans(connection: apsw.Connection, family: Family) -> dict[str, int]:
+    """Count the rows that are written without a parent, by table and columns: they had none."""
+    found: dict[str, int] = {}
+    for table, key in _lacking(connection, family):
+        if family.noted or folded(key.parent) in family.then:
+            chosen = _without_parent(family, table, key)
+            rows = int(connection.execute(f"SELECT count(*) FROM ({chosen})").get)
+            found[f"{table.name}.{', '.join(key.child_columns)}"] = rows
+    return found
 
 
 def _lacking(
@@ -101,7 +100,7 @@ def _parentless(
 ) -> Iterator[Blocker]:
     for table, key in lacking:
         select = _without_parent(family, table, key)
-        chosen = f"{select} AND {_had_parent(family, key)}"
+        chosen = f"{select} AND {_had_parent(family, table, key)}"
         detail = f"{', '.join(key.child_columns)} names rows of {key.parent} that are not there"
         yield from _leave_out(connection, table, chosen, detail, resolution)
 
@@ -130,21 +129,10 @@ def _leave_out(
         )
 
 
-def _tolerated(
-    connection: apsw.Connection,
-    family: Family,
-    lacking: Sequence[tuple[PlannedTable, ForeignKey]],
-) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for table, key in lacking:
-        chosen = _without_parent(family, table, key)
-        rows = int(connection.execute(f"SELECT count(*) FROM ({chosen})").get)
-        if rows and folded(key.parent) in family.then:
-            found[f"{table.name}.{', '.join(key.child_columns)}"] = rows
-    return found
-
-
-def _had_parent(family: Family, key: ForeignKey) -> str:
+def _had_parent(family: Family, table: PlannedTable, key: ForeignKey) -> str:
+    if family.noted:
+        noted = f"SELECT 1 FROM {family.noted}.{_ORPHANS} WHERE {_is_noted(key)}"
+        return f"NOT EXISTS ({noted} AND row = {_row_text(table)})"
     then = family.then.get(folded(key.parent))
     if then is None:
         return "TRUE"  # not known: then it is asked for
@@ -189,7 +177,8 @@ def _childless(
 def abandoning(family: Family, table: PlannedTable, key: ForeignKey) -> str | None:
     """Return a SELECT of the rows that go, or lose their key, while live children name them.
 
-    Children that the plan deletes or gives another parent do not count. None: no row goes.
+    Children that the plan deletes or gives another parent do not count, and for an undo neither do
+    as many as had no parent before the merge brought it. None: no row goes.
     """
     going = [table.acting(Action.DELETE)] if table.classes(Action.DELETE) else []
     if table.classes(Action.UPDATE):
@@ -198,17 +187,29 @@ def abandoning(family: Family, table: PlannedTable, key: ForeignKey) -> str | No
     if table.keyless or not going or not key.parent_columns:
         return None
     stay = "".join(f" AND NOT EXISTS ({one})" for one in _children_written(family, key))
-    return (
+    found = (
         f"SELECT {table.row_key_of()} FROM {table.rows} AS r {table.live_row()}"
-        f" JOIN main.{quoted(key.child)} AS c ON {key.has_parent('l', 'c')}"
+        f" JOIN main.{quoted(key.child)} AS c ON {key.has_child('l', 'c')}"
         f" WHERE ({' OR '.join(going)}){stay}"
+    )
+    if not family.noted:
+        return found
+    adopted = f"SELECT children FROM {family.noted}.{_ADOPTED} WHERE {_is_noted(key)}"
+    return (
+        f"{found} GROUP BY {table.row_key_of()}"
+        f" HAVING count(*) > coalesce(({adopted} AND row = {_row_text(table)}), 0)"
     )
 
 
 def _children_written(family: Family, key: ForeignKey) -> Iterator[str]:
     for child in family.planned(key.child):
-        if not child.keyless and child.classes(Action.UPDATE, Action.DELETE):
-            goes = child.acting(Action.DELETE, rows="w")
+        if not child.classes(Action.UPDATE, Action.DELETE):
+            continue
+        goes = child.acting(Action.DELETE, rows="w")
+        if child.keyless:
+            same = child.same_content(rows="w", live="c")
+            yield f"SELECT 1 FROM {child.rows} AS w WHERE {same} AND {goes}"
+        else:
             moves = child.changes_any(key.child_columns, rows="w")
             yield (
                 f"SELECT 1 FROM {child.rows} AS w WHERE {child.match('w', 'main', 'c')}"
@@ -246,3 +247,68 @@ def _count_violations(
             f" AND NOT EXISTS ({parent})"
         ).get
     )
+
+
+# --- what an undo has to know --------------------------------------------------------------------
+
+_ORPHANS, _ADOPTED = "pitr_orphans", "pitr_adopted"
+
+
+def note_kin(connection: apsw.Connection, family: Family, schema: str) -> None:
+    """Write down, before a merge writes, which of its rows have no parent, and which get children.
+
+    Where foreign keys are not enforced a merge may bring back the parents of rows that have lost
+    them, and delete or mend rows that have none. Taking it back has to be allowed all the same.
+    """
+    connection.execute(f"CREATE TABLE {schema}.{_ORPHANS} (child, columns, parent, row)")
+    connection.execute(f"CREATE TABLE {schema}.{_ADOPTED} (child, columns, parent, row, children)")
+    for table in family.tables:
+        if table.keyless or table.created_by is not None:
+            continue
+        for key in family.keys.of(table.name):
+            if family.is_checked(key) and table.classes(Action.UPDATE, Action.DELETE):
+                connection.execute(
+                    f"INSERT INTO {schema}.{_ORPHANS} SELECT ?, ?, ?, {_row_text(table)}"
+                    f" FROM {table.rows} AS r {table.live_row()}"
+                    f" WHERE {table.acting(Action.UPDATE, Action.DELETE)}"
+                    f" AND {key.names_parent('l')} AND NOT {_has_live_parent(family, key)}",
+                    _name(key),
+                )
+        for key in family.keys.to(table.name):
+            if key.parent_columns and table.classes(Action.INSERT, Action.UPDATE):
+                connection.execute(
+                    f"INSERT INTO {schema}.{_ADOPTED} SELECT ?, ?, ?, {_row_text(table)}, count(*)"
+                    f" FROM {table.rows} AS r {table.becoming()}"
+                    f" JOIN main.{quoted(key.child)} AS c ON {key.has_child('x', 'c')}"
+                    f" WHERE {table.writes_columns(key.parent_columns)}"
+                    f" GROUP BY {table.row_key_of()}",
+                    _name(key),
+                )
+
+
+def has_adopted(connection: apsw.Connection, family: Family) -> bool:
+    """Return whether an undo may leave children without a parent, as they had been."""
+    if not family.noted:
+        return False
+    return bool(connection.execute(f"SELECT EXISTS (SELECT 1 FROM {family.noted}.{_ADOPTED})").get)
+
+
+def _has_live_parent(family: Family, key: ForeignKey) -> str:
+    if folded(key.parent) not in family.live_tables:
+        return "FALSE"
+    parent = f"main.{quoted(key.parent)}"
+    return f"EXISTS (SELECT 1 FROM {parent} AS p WHERE {key.has_parent('p', 'l')})"
+
+
+def _name(key: ForeignKey) -> tuple[str, str, str]:
+    return folded(key.child), folded(",".join(key.child_columns)), folded(key.parent)
+
+
+def _is_noted(key: ForeignKey) -> str:
+    child, columns, parent = (text.replace("'", "''") for text in _name(key))
+    return f"child = '{child}' AND columns = '{columns}' AND parent = '{parent}'"
+
+
+def _row_text(table: PlannedTable) -> str:
+    """Return the key of `r` as one text."""
+    return " || ',' || ".join(f"quote(r.key_{at})" for at in range(len(table.key)))

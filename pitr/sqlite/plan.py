@@ -17,14 +17,14 @@ from pitr.errors import ArchiveLacks, Corrupt, StoreUnusable, UsageError
 from pitr.merge.fingerprint import fingerprint
 from pitr.merge.rules import action_counts, actions_of, conflicts_of, resolution_of_rows
 from pitr.sqlite.attribution import attribute_lost
-from pitr.sqlite.blockers import KEYS_SHOWN, conflict, taken_values
+from pitr.sqlite.blockers import KEYS_SHOWN, combined, conflict, taken_values
 from pitr.sqlite.classified import ClassifiedTable
 from pitr.sqlite.closure import Closure, index_texts
 from pitr.sqlite.digests import live_digest, planned_digest
 from pitr.sqlite.expression import check_expression
 from pitr.sqlite.faults import sqlite_faults
 from pitr.sqlite.foreign_keys import ForeignKeys
-from pitr.sqlite.parents import Family, find_orphans
+from pitr.sqlite.parents import Family, find_orphans, has_adopted, tolerated_orphans
 from pitr.sqlite.planned import REHEARSAL, PlannedTable
 from pitr.sqlite.rehearsal import lossy_conversions, needs_rehearsal, rehearse
 from pitr.sqlite.scratch import make_fresh
@@ -55,7 +55,8 @@ class PlanRequest:
 
     `past` is the schema of the whole state at the target, if it is attached. `attributes` says
     whether to look up which transactions removed the lost rows, `is_described` whether fingerprint
-    and script are wanted: each reads every row once more.
+    and script are wanted: each reads every row once more. Of an undo `before` has, besides the
+    rows that a merge touched, what `undo` noted of their kin.
     """
 
     recovery: str
@@ -65,6 +66,7 @@ class PlanRequest:
     past: str | None = None
     attributes: bool = True
     is_described: bool = True
+    is_undo: bool = False
     warnings: tuple[str, ...] = ()
 
 
@@ -143,14 +145,13 @@ class _Planner:
         tables += self._kin(tables, classified)
         tables = [self._judged(table) for table in tables]
         self._find_conflicts(tables)
-        for table in tables:
-            self._blockers += taken_values(self._connection, table, self._row_resolution)
         family = self._family(tables, classified)
-        orphans = find_orphans(self._connection, family, self._row_resolution)
-        self._blockers += orphans.blockers
-        enforces = family.can_be_enforced() and not orphans.tolerated
-        self._warn_of_keys(tables, enforces=enforces, tolerated=orphans.tolerated)
-        return self._prepared(family, rebuilt, enforces=enforces, tolerated=orphans.tolerated)
+        self._find_refused(family)
+        tolerated = tolerated_orphans(self._connection, family)
+        enforces = family.can_be_enforced() and not tolerated
+        enforces = enforces and not has_adopted(self._connection, family)
+        self._warn_of_keys(tables, enforces=enforces, tolerated=tolerated)
+        return self._prepared(family, rebuilt, enforces=enforces, tolerated=tolerated)
 
     # --- tables ----------------------------------------------------------------------------------
 
@@ -304,6 +305,23 @@ class _Planner:
                     found = conflict(self._connection, table, kind, resolution)
                     self._blockers += [found] if found else []
 
+    def _find_refused(self, family: Family) -> None:
+        """Find rows that other rows keep out.
+
+        A row that is left out stays as it is, holds what it holds and is no parent to others: so
+        again, until nothing new is found.
+        """
+        while True:
+            found = [
+                blocker
+                for table in family.tables
+                for blocker in taken_values(self._connection, table, self._row_resolution)
+            ]
+            found += find_orphans(self._connection, family, self._row_resolution)
+            self._blockers += found
+            if not found or self._row_resolution is Resolution.BLOCKS:
+                return
+
     def _family(
         self, tables: Sequence[PlannedTable], classified: Sequence[ClassifiedTable]
     ) -> Family:
@@ -317,7 +335,7 @@ class _Planner:
                 f"SELECT name FROM {past}.sqlite_schema WHERE type = 'table'"
             )
             then = {folded(str(name)): f"{past}.{quoted(str(name))}" for (name,) in names}
-        if not self._states.sources.has_condition:
+        if not self._states.sources.has_condition and not self._request.is_undo:
             then |= {
                 folded(table.name): f"{BEFORE}.{quoted(table.before_name)}"
                 for table in classified
@@ -329,7 +347,8 @@ class _Planner:
             if table.created_by is not None
         }
         keys = ForeignKeys.read(connection, LIVE, absent=absent)
-        return Family(keys=keys, tables=tables, live_tables=live, then=then)
+        noted = BEFORE if self._request.is_undo else None
+        return Family(keys=keys, tables=tables, live_tables=live, then=then, noted=noted)
 
     def _warn_of_keys(
         self, tables: Sequence[PlannedTable], *, enforces: bool, tolerated: Mapping[str, int]
@@ -373,7 +392,7 @@ class _Planner:
             target=request.target,
             options=self._options,
             tables=tuple(self._table_plan(table) for table in tables),
-            blockers=tuple(self._blockers),
+            blockers=combined(self._blockers),
             warnings=tuple(dict.fromkeys(self._warnings)),
             fingerprint=stamp,
             script=script_of(connection, tables, stamp) if has_script else None,

@@ -92,11 +92,11 @@ class PlannedTable:
         names = ", ".join(f"'{c}'" for c in self.classes(*actions))
         return f"({rows}.class IN ({names}) AND {rows}.reason IS NULL)" if names else "FALSE"
 
-    def same_content(self) -> str:
+    def same_content(self, *, rows: str = "r", live: str = "l") -> str:
         """Return the condition that `l` has the content of `r`, a row without a key."""
         return " AND ".join(
-            f"l.{quoted(name)} IS r.key_{at} COLLATE BINARY"
-            f" AND typeof(l.{quoted(name)}) = typeof(r.key_{at})"
+            f"{live}.{quoted(name)} IS {rows}.key_{at} COLLATE BINARY"
+            f" AND typeof({live}.{quoted(name)}) = typeof({rows}.key_{at})"
             for at, name in enumerate(self.key)
         )
 

@@ -50,7 +50,6 @@ _CACHE_KIB = 8_000  # of each database: what a sort may hold before it goes to a
 _ATTEMPTS = 200
 _PAUSE_SECONDS = 0.05
 _PAGES_A_STEP = 256
-_COMMITS_LOOKED_BACK = 4096
 _ARCHIVE_FAULTS = (ArchiveLacks, Corrupt, StoreUnusable)
 
 
@@ -188,6 +187,8 @@ class _Opening:
         self._stack.callback(source.close)
         states = self._states(self._connect(self._live_uri(access.parameters)), None)
         position = _begin_at_known_place(states.connection, source)
+        if self._sources.after_commit is not None:
+            self._deadline = 0.0  # what the damage left tells which rows to look at: live need not
         states.live_commit = self._commit_at(position) if position else None
         return states
 
@@ -251,10 +252,16 @@ class _Opening:
         return None
 
     def _commit_at(self, position: WalIndex) -> int | None:
-        """Return the archived commit that left the WAL at a place, waiting until it is archived."""
+        """Return the archived commit that left the WAL at a place, waiting until it is archived.
+
+        The archive was listed before the place was read, so that the commit is not older than the
+        newest one that was known then; there may be thousands of newer ones by the time it comes.
+        """
+        known = 0
         while self._archive is not None:
             try:
-                found = _find_commit(self._archive, position)
+                known = known or self._archive.last_commit().number
+                found = _find_commit(self._archive, position, known)
             except _ARCHIVE_FAULTS:
                 return None
             if found is not None:
@@ -293,16 +300,14 @@ def _begin_at_known_place(connection: apsw.Connection, source: Source) -> WalInd
     return None
 
 
-def _find_commit(archive: PageArchive, position: WalIndex) -> int | None:
+def _find_commit(archive: PageArchive, position: WalIndex, first: int) -> int | None:
+    """Return the commit that left the WAL at a place, of those from `first` on."""
     newest = archive.last_commit()
-    if _is_at(newest, position):
-        return newest.number
     mark = newest.wal
     if mark and (mark.salt1, mark.salt2) == position.salts and mark.frame < position.max_frame:
         return None  # the archive is behind
-    first = max(archive.catalog.first_commit, newest.number - _COMMITS_LOOKED_BACK)
-    older = reversed(archive.commits(first, newest.number))
-    return next((record.number for record in older if _is_at(record, position)), None)
+    found = (record for record in archive.commits(first) if _is_at(record, position))
+    return next((record.number for record in found), None)
 
 
 def _is_at(record: CommitRecord, position: WalIndex) -> bool:

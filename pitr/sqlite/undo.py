@@ -11,13 +11,13 @@ that the copies can be counted.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import apsw
 
 from pitr.sqlite.classified import ClassifiedTable, classify
+from pitr.sqlite.parents import Family, note_kin
 from pitr.sqlite.planned import PlannedTable
 from pitr.sqlite.replay import attach
 from pitr.sqlite.restatement import restated
@@ -35,10 +35,11 @@ WRITTEN = _AFTER
 class UndoImages:
     """The two databases while they are being filled, on the connection of the merge."""
 
-    def __init__(self, connection: apsw.Connection, tables: Sequence[PlannedTable]) -> None:
+    def __init__(self, connection: apsw.Connection, family: Family) -> None:
         """Make the tables, of those that are written."""
         self._connection = connection
-        self._tables = [table for table in tables if table.classes()]
+        self._family = family
+        self._tables = [table for table in family.tables if table.classes()]
         for schema in (_BEFORE, _AFTER):
             make_fresh(connection, schema)
             texts = {folded(t.name): t.created_by or t.definition.sql for t in self._tables}
@@ -46,8 +47,9 @@ class UndoImages:
                 connection.execute(restated(text, schema))
 
     def save_before(self) -> None:
-        """Copy the rows that will be updated or deleted."""
+        """Copy the rows that will be updated or deleted, and note the kin of all."""
         self._save(_BEFORE, Action.UPDATE, Action.DELETE)
+        note_kin(self._connection, self._family, _BEFORE)
 
     def save_after(self) -> None:
         """Copy the rows that were inserted or updated, as they are now."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import apsw
@@ -102,15 +102,21 @@ class Writer:
 
     def update(self, table: PlannedTable) -> None:
         """Set columns back: of each row those of its mask, and no others."""
-        for mask in table.masks(self._connection):
-            try:
-                self._update(table, mask)
-            except apsw.ConstraintError as error:
-                if getattr(error, "extendedresult", 0) not in UNIQUE_CODES:
-                    raise
-                # Rows may have to swap unique values: the database looks after each single row.
-                self._park(table, mask, error)
-                self._update(table, mask)
+        masks = table.masks(self._connection)
+        try:
+            self._update_all(table, masks)
+        except apsw.ConstraintError as error:
+            if getattr(error, "extendedresult", 0) not in UNIQUE_CODES:
+                raise
+            # Rows may have to swap unique values: the database looks after each single row.
+            if not self._park_all(table, masks):
+                raise
+            self._update_all(table, masks)
+
+    def _update_all(self, table: PlannedTable, masks: Sequence[str]) -> None:
+        self._done[table.rows, Action.UPDATE] = 0
+        for mask in masks:
+            self._update(table, mask)
 
     def _update(self, table: PlannedTable, mask: str) -> None:
         values = [f"{quoted(name)} = {table.was(name)}" for name in table.masked(mask)]
@@ -129,15 +135,21 @@ class Writer:
         found = f"SELECT count(*) FROM {table.rows} AS r WHERE {_masked(table)}"
         return int(self._connection.execute(found, (mask,)).get)
 
-    def _park(self, table: PlannedTable, mask: str, error: apsw.ConstraintError) -> None:
+    def _park_all(self, table: PlannedTable, masks: Sequence[str]) -> bool:
         """Give the unique columns values in passing that no row has.
 
-        Raises the error where a trigger would see them.
+        Return False, and do nothing, where a trigger would see them.
         """
+        if self._effects[folded(table.name)].triggers:
+            return False
         indexed = {name for i in unique_indexes(self._connection, table.name) for name in i.columns}
-        parked = [name for name in table.masked(mask) if name in indexed]
-        if not parked or self._effects[folded(table.name)].triggers:
-            raise error
+        for mask in masks:
+            parked = [name for name in table.masked(mask) if name in indexed]
+            if parked:
+                self._park(table, mask, parked)
+        return True
+
+    def _park(self, table: PlannedTable, mask: str, parked: Sequence[str]) -> None:
         values = ", ".join(f"{quoted(name)} = {_placeholder(table, name)}" for name in parked)
         self._connection.execute(
             f"UPDATE OR ABORT {table.live} AS l SET {values} FROM {table.rows} AS r"

@@ -3,8 +3,8 @@
 Before is the row at the target, after the row just after the damage, live the row now. A rule names
 the facts that must hold or must not, and the class that follows; a treatment says what each class
 gets under which option. The rules are complete and exclusive over every combination of facts.
-Python (`pitr.diff.classify`), SQL (`pitr.diff.sql`) and docs/guides/row-classes.md are all made
-from these tables; nothing else decides.
+The SQL (`pitr.diff.sql`) and docs/guides/row-classes.md are both made from these tables; nothing
+else decides.
 """
 
 from __future__ import annotations

@@ -255,6 +255,20 @@ def test_verify_of_a_damaged_archive_ends_with_1_and_names_the_object(folder: Pa
     assert asked.error["kind"] == "CorruptObject"
 
 
+def test_damaged_lease_is_told_and_keeps_nobody_from_going_back(copied: Path) -> None:
+    """The lease is no part of the history: rows can be had, status and verify name the damage."""
+    for lease in (copied / "copy" / "lease").iterdir():
+        lease.write_bytes(b"damaged")
+    given = ("--archive", "copy", "--json")
+    asked = ("sql", "--at", "name:full", "SELECT count(*) FROM orders")
+
+    assert succeed(copied, *asked, *given).json["rows"] == [[3]]
+    assert (
+        "archive object is damaged: lease/" in succeed(copied, "status", *given).json["last_error"]
+    )
+    assert pitr(copied, "verify", *given).code == 1
+
+
 def test_debug_object_shows_a_segment_and_refuses_a_stranger(shop: Shop) -> None:
     """An object of the archive is described; any other file is corrupt input."""
     segment = next((shop.folder / "archive" / "log").glob("*.base"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import pty
 import sqlite3
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests.cli.commands import Done, capturing, pitr
+from tests.cli.commands import PITR, Done, capturing, environment, pitr
 from tests.sqlite.capture_world import App
 
 NASTY = "line\nDROP TABLE orders; -- 'quote' \t \x00 end"
@@ -226,6 +227,30 @@ def test_diff_table_shows_changed_cells_and_totals(damaged: Path, reverted: str)
     assert sum(line.split()[:1] == ["lost"] for line in lines) == 4
     assert "\x1b" not in done.out
     assert "line\\nDROP TABLE" in done.out
+
+
+@pytest.mark.parametrize(("changes", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False)])
+def test_diff_on_a_terminal_is_coloured_unless_forbidden(
+    damaged: Path, reverted: str, changes: dict[str, str], coloured: bool
+) -> None:
+    """The value before and the live one stand out."""
+    master, terminal = pty.openpty()
+    try:
+        command = [*PITR, "diff", reverted, "--class", "damaged"]
+        subprocess.run(
+            command,
+            cwd=damaged,
+            env=environment(**changes),
+            stdout=terminal,
+            check=True,
+            timeout=60,
+        )
+        shown = os.read(master, 65536).decode()
+    finally:
+        os.close(terminal)
+        os.close(master)
+    assert ("\x1b[32m400\x1b[0m -> \x1b[31m0\x1b[0m" in shown) is coloured
+    assert ("400 -> 0" in shown) is not coloured
 
 
 def test_diff_sql_runs_and_repairs_what_is_certain(damaged: Path, reverted: str) -> None:

@@ -1,4 +1,4 @@
-"""A world in which recoveries are merged: a real database, its archive, the folders of recoveries."""
+"""A world in which recoveries are merged: a real database, its archive, its recoveries."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ class MergeWorld(DiffWorld):
         for (name,) in names:
             quoted = name.replace('"', '""')
             columns = self.app.run("SELECT name FROM pragma_table_xinfo(?) WHERE hidden <> 1", name)
-            taken = ", ".join("quote(\"{}\")".format(c[0].replace('"', '""')) for c in columns)
+            taken = ", ".join('quote("{}")'.format(c[0].replace('"', '""')) for c in columns)
             rows = self.app.run(f'SELECT {taken} FROM "{quoted}"')
             found[name] = Counter(map(tuple, rows))
         return found

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from pitr.sqlite.classified import ClassifiedTable
+from pitr.sqlite import span
+from pitr.sqlite.classified import ClassifiedTable, classify
 from pitr.sqlite.replay import open_past
 from pitr.sqlite.sidecar import restore_tables
 from pitr.sqlite.states import StateSources, open_states
 from pitr.vocabulary.diff_row import DiffRow
 from tests.sqlite.capture_world import opened
-from tests.sqlite.diff_world import both_ways
+from tests.sqlite.diff_world import NARROW, DiffWorld, both_ways
 from tests.sqlite.lives import Life
 from tests.unit.diff.model import expected
 
@@ -125,8 +126,11 @@ def statement(image: bytes, table: str) -> str | None:
 
 
 @pytest.mark.parametrize("seeds", [range(at, at + 6) for at in range(0, 30, 6)])
-def test_random_lives_both_ways_and_model_agree(tmp_path: Path, seeds: range) -> None:
-    """Whatever happened between three random commits, of whatever table."""
+def test_random_lives_both_ways_and_model_agree(
+    tmp_path: Path, seeds: range, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever happened between three random commits, of whatever table, and in any window."""
+    monkeypatch.setattr(span, "_WINDOW_COMMITS", 3 if seeds.start % 12 else 4096)
     tried: Counter[str] = Counter()
     for seed in seeds:
         print(f"seed {seed}")
@@ -168,3 +172,40 @@ def judge(images: dict[str, bytes], table: ClassifiedTable, rows: list[DiffRow])
     else:
         assert found_by_key(table, rows) == model(images, table), table.before_name
     return True
+
+
+def test_few_changed_rows_of_a_large_table_cost_few_pages(tmp_path: Path) -> None:
+    """What is read from the archive follows the damage, not the table."""
+    world = DiffWorld(tmp_path, "CREATE TABLE t (id INTEGER PRIMARY KEY, a, b)")
+    world.run(f"{FILL.format(60_000)} INSERT INTO t SELECT i, i, hex(randomblob(60)) FROM n")
+    before = world.mark()
+    world.run("UPDATE t SET a = 0 WHERE id % 12000 = 7", "DELETE FROM t WHERE id = 30000")
+    world.mark()
+    sources = world.sources(before, "t")
+    assert sources.archive is not None
+    with open_states(sources, wait_seconds=0) as states:
+        (table,) = classify(states, NARROW)
+    assert table.narrowed
+    assert sum(table.counts.values()) == 6
+    stored = sum(info.size for info in world.store.list("log/"))
+    assert sources.archive.bytes_read < stored / 20
+    world.close()
+
+
+def test_long_stretch_is_compared_at_its_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beyond so many commits nothing is narrowed and no rename is guessed; the classes stay."""
+    monkeypatch.setattr(span, "_COMMITS_MAX", 2)
+    world = DiffWorld(tmp_path, "CREATE TABLE t (id INTEGER PRIMARY KEY, a, b)")
+    world.run("INSERT INTO t VALUES (1, 1, 1), (2, 2, 2)")
+    before = world.mark()
+    world.run("DELETE FROM t WHERE id = 1", "ALTER TABLE t RENAME COLUMN b TO z")
+    world.run("UPDATE t SET a = 0", "CREATE TABLE u (x)")
+    world.mark()
+    with world.states(before, "t") as states:
+        ((table, rows),) = both_ways(states)
+    assert not table.narrowed
+    assert (table.drift.added, table.drift.dropped) == (("z",), ("b",))
+    assert {row.key: str(row.row_class) for row in rows} == {(1,): "lost", (2,): "differs"}
+    world.close()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pitr.sqlite import removals
+from pitr.sqlite import removals, span
 from pitr.sqlite.attribution import Attribution, attribute_lost
 from pitr.sqlite.classified import ClassifiedTable, classify, let_go_of_live, stream_rows
 from pitr.sqlite.states import open_states
@@ -212,6 +212,7 @@ def test_random_lives_are_attributed_as_a_walk_over_whole_states_says(
         print(f"seed {seed}")
         rng = random.Random(seed)
         monkeypatch.setattr(removals, "_CELLS_TOLD_MAX", rng.choice([0, 200, 20_000]))
+        monkeypatch.setattr(span, "_WINDOW_COMMITS", rng.choice([2, 4096]))
         folder = tmp_path / str(seed)
         folder.mkdir()
         life = Life(seed, folder / "life.db")

@@ -63,9 +63,9 @@ def test_wal_snapshot_is_found_when_the_archive_has_gone_on(make: Make) -> None:
     archive = PageArchive(world.store)
     for record in archive.commits():
         assert record.wal is not None
-        assert states_module._find_commit(archive, place_of(record.wal)) == record.number
+        assert states_module._find_commit(archive, place_of(record.wal), 1) == record.number
     beyond = replace(record.wal, frame=record.wal.frame + 1)
-    assert states_module._find_commit(archive, place_of(beyond)) is None
+    assert states_module._find_commit(archive, place_of(beyond), 1) is None
 
 
 def place_of(mark: WalMark) -> WalIndex:

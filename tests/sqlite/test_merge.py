@@ -23,7 +23,10 @@ from tests.sqlite.merge_world import (
 Make = Callable[..., MergeWorld]
 
 ORDERS = "CREATE TABLE orders (id INTEGER PRIMARY KEY, item TEXT, cents INT, status TEXT)"
-ROWS = "INSERT INTO orders VALUES (1, 'tea', 100, 'open'), (2, 'cup', 200, 'open'), (3, 'pot', 300, 'paid')"
+ROWS = (
+    "INSERT INTO orders VALUES "
+    "(1, 'tea', 100, 'open'), (2, 'cup', 200, 'open'), (3, 'pot', 300, 'paid')"
+)
 OTHER = "CREATE TABLE visits (page TEXT)"
 
 
@@ -39,7 +42,7 @@ def shop(make: Make, request: pytest.FixtureRequest) -> MergeWorld:
 
 
 def test_lost_rows_come_back_and_undo_takes_them_away(shop: MergeWorld) -> None:
-    """Promise: exactly the lost rows come back, later work stays, undo restores the state before."""
+    """Exactly the lost rows come back, later work stays, undo restores the state before."""
     before = shop.mark()
     shop.run("DELETE FROM orders WHERE id <> 2", "INSERT INTO orders VALUES (9, 'new', 1, 'open')")
     shop.run("UPDATE orders SET status = 'paid' WHERE id = 2")
@@ -50,13 +53,13 @@ def test_lost_rows_come_back_and_undo_takes_them_away(shop: MergeWorld) -> None:
     assert (done.result.inserted, done.result.updated, done.result.deleted) == (2, 0, 0)
     came = [("1", "'tea'", "100", "'open'"), ("3", "'pot'", "300", "'paid'")]
     assert shop.changed_since(image) == {"orders": ([], came)}
-    assert shop.merge(before, "orders").result.merge is None  # type: ignore[union-attr]
+    assert shop.merge(before, "orders").result.merge is None
     back = shop.undo(done.merge)
     assert back.code == 0
     assert back.result is not None
     assert back.result.deleted == 2
     assert shop.changed_since(image) == {}
-    assert shop.undo(done.merge).result.merge is None  # type: ignore[union-attr]
+    assert shop.undo(done.merge).result.merge is None
     again = shop.undo(back.merge)
     assert again.code == 0
     assert shop.changed_since(image) == {"orders": ([], came)}
@@ -67,7 +70,10 @@ def test_damaged_columns_go_back_and_newer_ones_stay(shop: MergeWorld) -> None:
     before = shop.mark()
     shop.run("UPDATE orders SET cents = 0")
     after = shop.mark()
-    shop.run("UPDATE orders SET status = 'sent' WHERE id = 1", "UPDATE orders SET cents = 5 WHERE id = 2")
+    shop.run(
+        "UPDATE orders SET status = 'sent' WHERE id = 1",
+        "UPDATE orders SET cents = 5 WHERE id = 2",
+    )
     image = shop.image()
     blocked = shop.merge(before, "orders", after=after)
     assert blocked.code == 1
@@ -101,7 +107,7 @@ def test_reused_key_blocks_unless_overwritten(shop: MergeWorld) -> None:
     after = shop.mark()
     # Without the state after the damage a row of the key that differs has just changed.
     assert counts(shop.plan(before, "orders")) == {"differs": 1}
-    assert shop.merge(before, "orders").result.merge is None  # type: ignore[union-attr]
+    assert shop.merge(before, "orders").result.merge is None
     assert shop.changed_since(image) == {}
     updated = shop.merge(before, "orders", update=True)
     assert updated.result is not None
@@ -118,7 +124,7 @@ def test_rows_that_the_damage_put_in_go_only_when_asked(shop: MergeWorld) -> Non
     after = shop.mark()
     shop.run("DELETE FROM orders WHERE id = 9")
     image = shop.image()
-    assert shop.merge(before, "orders", after=after).result.merge is None  # type: ignore[union-attr]
+    assert shop.merge(before, "orders", after=after).result.merge is None
     done = shop.merge(before, "orders", after=after, delete_extra=True)
     assert done.result is not None
     assert done.result.deleted == 2
@@ -130,7 +136,7 @@ def test_rows_that_the_damage_put_in_go_only_when_asked(shop: MergeWorld) -> Non
     image = shop.image()
     blocked = shop.merge(before, "orders", after=after, delete_extra=True)
     assert blocked.code == 1
-    assert conflicts(blocked.result.plan) == {("bogus_touched", "orders"): 1}  # type: ignore[union-attr]
+    assert conflicts(blocked.result.plan) == {("bogus_touched", "orders"): 1}
     assert shop.changed_since(image) == {}
 
 
@@ -211,13 +217,11 @@ def test_whole_plan_is_rolled_back_when_one_table_is_refused(make: Make) -> None
     )
     before = world.mark()
     world.run("DELETE FROM orders", "DELETE FROM notes")
-    world.run(
-        "CREATE TRIGGER no BEFORE INSERT ON notes BEGIN SELECT RAISE(ABORT, 'not now'); END"
-    )
+    world.run("CREATE TRIGGER no BEFORE INSERT ON notes BEGIN SELECT RAISE(ABORT, 'not now'); END")
     image = world.image()
     refused = world.merge(before, "orders", "notes")
     assert refused.code == 6
-    assert "not now" in str(refused.error.detail)  # type: ignore[union-attr]
+    assert "not now" in str(refused.error.detail)
     assert world.changed_since(image) == {}
     assert not list_merges(world.state)
 
@@ -239,12 +243,14 @@ def test_rows_without_a_key_come_back_by_count(make: Make) -> None:
     assert back.result is not None
     assert back.result.deleted == 3
     assert world.changed_since(image) == {}
-    assert world.undo(done.merge).result.merge is None  # type: ignore[union-attr]
+    assert world.undo(done.merge).result.merge is None
 
 
 def test_unique_values_that_rows_have_to_swap_are_swapped(make: Make) -> None:
     """Promise: the order in which rows are set back never makes a repair fail."""
-    world = make("CREATE TABLE t (id INTEGER PRIMARY KEY, place INT NOT NULL UNIQUE, tag TEXT UNIQUE)")
+    world = make(
+        "CREATE TABLE t (id INTEGER PRIMARY KEY, place INT NOT NULL UNIQUE, tag TEXT UNIQUE)"
+    )
     world.run("INSERT INTO t VALUES (1, 1, 'a'), (2, 2, 'b'), (3, 3, 'c'), (4, 4, 'd')")
     before = world.mark()
     world.run("BEGIN", "UPDATE t SET place = -place, tag = tag || '!'")

@@ -231,12 +231,14 @@ def test_images_fetched_ahead_are_bounded(
     archive = PageArchive(store)
     source = archive.at(1)
 
+    monkeypatch.setattr(images, "_IMAGES_BYTES", 80 * 512)
+
     for _ in range(5):
         source.prefetch(rng.sample(range(1, 4001), 100))
+        assert 0 < len(archive.images._ahead) <= 50
         for page in rng.sample(range(1, 4001), 300):
             assert source.page(page) == pages[page]
-
-        assert 0 < len(archive.images._ahead) <= 50
+            assert len(archive.images._images) <= 80
 
 
 def test_few_neighbours_are_read_locally_without_those_behind_them() -> None:

@@ -117,7 +117,7 @@ def test_l03_foreign_keys_are_set_before_the_transaction_and_read_back(make: Mak
     go = Interrupting(MergeStep.PLANNED, lambda: world.run("DELETE FROM parents WHERE id = 2"))
     refused = world.merge(before, "children", is_agreed=False, on_step=go)
     assert refused.code == 6
-    assert "would have no parent" in str(refused.error.detail)  # type: ignore[union-attr]
+    assert "would have no parent" in str(refused.error.detail)
     assert world.changed_since(image) == {"parents": ([("2", "'q'")], [])}
     blocked = world.merge(before, "children")
     assert blocked.code == 1
@@ -298,7 +298,7 @@ def test_l10_partial_and_expression_indexes_collide_too(make: Make) -> None:
 
 
 def test_l11_full_text_and_rtree_are_merged_through_their_tables(make: Make) -> None:
-    """Never through shadow tables: an index over a content table follows that, the others take rows."""
+    """Never through shadow tables: an index over a content table follows that."""
     world = make(
         "CREATE TABLE docs (id INTEGER PRIMARY KEY, body TEXT)",
         "CREATE VIRTUAL TABLE found USING fts5(body, content=docs, content_rowid=id)",
@@ -335,8 +335,10 @@ def test_l12_triggers_fire_and_are_told_beforehand(make: Make) -> None:
     world = make(
         "CREATE TABLE t (id INTEGER PRIMARY KEY, v, at TEXT)",
         "CREATE TABLE audit (id, what)",
-        "CREATE TRIGGER audit_in AFTER INSERT ON t BEGIN INSERT INTO audit VALUES (new.id, 'in'); END",
-        "CREATE TRIGGER stamp AFTER UPDATE OF v ON t BEGIN UPDATE t SET at = 'now' WHERE id = new.id;"
+        "CREATE TRIGGER audit_in AFTER INSERT ON t "
+        "BEGIN INSERT INTO audit VALUES (new.id, 'in'); END",
+        "CREATE TRIGGER stamp AFTER UPDATE OF v ON t "
+        "BEGIN UPDATE t SET at = 'now' WHERE id = new.id;"
         " END",
         "INSERT INTO t VALUES (1, 'a', 'then'), (2, 'b', 'then')",
         "DELETE FROM audit",
@@ -354,17 +356,23 @@ def test_l12_triggers_fire_and_are_told_beforehand(make: Make) -> None:
     assert any("have set at in 1 rows" in warning for warning in done.result.warnings)
     gone, came = [("2", "'x'", "'now'")], [("1", "'a'", "'then'"), ("2", "'b'", "'now'")]
     assert world.changed_since(image) == {"t": (gone, came), "audit": ([], [("1", "'in'")])}
-    drops = make("CREATE TABLE t (id INTEGER PRIMARY KEY, v)", "INSERT INTO t VALUES (1, 'a'), (2, 'b')")
+    drops = make(
+        "CREATE TABLE t (id INTEGER PRIMARY KEY, v)", "INSERT INTO t VALUES (1, 'a'), (2, 'b')"
+    )
     start = drops.mark()
     drops.run("DELETE FROM t")
-    drops.run("CREATE TRIGGER no BEFORE INSERT ON t WHEN new.id = 2 BEGIN SELECT RAISE(IGNORE); END")
+    drops.run(
+        "CREATE TRIGGER no BEFORE INSERT ON t WHEN new.id = 2 BEGIN SELECT RAISE(IGNORE); END"
+    )
     image = drops.image()
     refused = drops.merge(start, "t")
     assert refused.code == 6
-    assert "trigger_suppressed: 1 rows of t" in str(refused.error.detail)  # type: ignore[union-attr]
+    assert "trigger_suppressed: 1 rows of t" in str(refused.error.detail)
     assert drops.changed_since(image) == {}
     drops.run("DROP TRIGGER no")
-    drops.run("CREATE TRIGGER alters AFTER INSERT ON t BEGIN DELETE FROM t WHERE id = new.id - 1; END")
+    drops.run(
+        "CREATE TRIGGER alters AFTER INSERT ON t BEGIN DELETE FROM t WHERE id = new.id - 1; END"
+    )
     refused = drops.merge(start, "t")
     assert refused.code == 6
     assert drops.changed_since(image) == {}
@@ -428,7 +436,7 @@ def test_l15_only_the_live_database_is_written(make: Make) -> None:
 
 
 def test_l16_the_engine_uses_no_other_sqlite_library() -> None:
-    """Python's sqlite3 has another SQLite and no authorizer worth the name: only the demo uses it."""
+    """Python's sqlite3 has another SQLite and a poorer authorizer: only the demo uses it."""
     root = Path(pitr.__file__).parent
     users = [
         path.relative_to(root).as_posix()

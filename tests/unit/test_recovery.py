@@ -72,6 +72,17 @@ def test_finished_recovery_reads_back(tmp_path: Path) -> None:
     assert names == {"recovery.json", "sidecar.db"}
 
 
+def test_recovery_made_before_until_existed_reads_back(tmp_path: Path) -> None:
+    """What came later has a default: a restore, and nothing known of the state after the damage."""
+    recovery = make(tmp_path)
+    path = recovery_folder(tmp_path, recovery.id) / "recovery.json"
+    document = json.loads(path.read_text())
+    del document["kind"], document["until"]
+    path.write_text(json.dumps(document))
+    assert read_recovery(tmp_path, recovery.id) == recovery
+    assert (recovery.kind, recovery.until) == ("restore", None)
+
+
 def test_recovery_json_begins_with_its_schema(tmp_path: Path) -> None:
     """The file is JSON for scripts too: schema first, positions as texts."""
     recovery = make(tmp_path)

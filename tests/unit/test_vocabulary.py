@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from pitr.vocabulary.change import TableChange, Transaction
 from pitr.vocabulary.position import COMMIT_NUMBER_MAX, CommitNumber, Lsn
 from pitr.vocabulary.quantity import parse_duration_us, parse_size_bytes
-from pitr.vocabulary.schema import Column, Table
 from pitr.vocabulary.target import RelativeTarget
 
 
@@ -86,20 +85,6 @@ def test_position_outside_its_range_is_refused() -> None:
 def test_relative_target_counts_back_from_the_given_clock() -> None:
     """The moment follows from whichever clock the engine reads."""
     assert RelativeTarget(600).time_us(1000) == 400
-
-
-def test_key_columns_come_in_key_order() -> None:
-    """The primary key's order is its own, not that of the columns."""
-    table = Table(
-        name="line",
-        columns=(
-            Column(name="item", declared_type="TEXT", primary_key_position=2),
-            Column(name="note", declared_type=""),
-            Column(name="order", declared_type="INTEGER", primary_key_position=1),
-        ),
-    )
-    assert table.key_columns == ("order", "item")
-    assert Table(name="free", columns=table.columns[1:2]).key_columns == ()
 
 
 def test_changes_start_from_nothing() -> None:

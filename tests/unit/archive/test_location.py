@@ -74,7 +74,8 @@ def test_bucket_is_a_remote_store(
         "sqlite:///srv/x.db", "memory://", "memory:", "s3:bucket/prefix", "s3:/bucket/prefix",
         "s3://", "s3:///prefix", "s3://bucket:9000/prefix", "s3://bucket/a//b",
         "s3://bucket/../other", "s3://bucket/a/./b", "file:", "file://host/srv", "file://srv",
-        "file:srv", "a\0b", "file:///a%00b", "~no-such-user/archive", "s3://[bucket", "az://", "gs:///x",
+        "file:srv", "a\0b", "file:///a%00b", "~no-such-user/archive", "s3://[bucket", "az://",
+        "gs:///x",
     ],
 )  # fmt: skip
 def test_other_text_is_refused_with_what_is_allowed(location: str) -> None:

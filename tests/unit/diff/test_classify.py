@@ -6,10 +6,10 @@ import math
 
 import pytest
 
-from pitr.diff.classify import classify
-from pitr.diff.equality import differing_columns, same_row, same_value
 from pitr.vocabulary.diff_row import DiffRow, Row, Verdict
 from pitr.vocabulary.row_class import RowClass
+from tests.unit.diff.classify import classify
+from tests.unit.diff.equality import differing_columns, same_row, same_value
 from tests.unit.diff.model import all_states, expected
 
 

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 
 import pytest
 
-from pitr.diff.classify import classify
 from pitr.diff.sql import SQLITE, ClassSql, Dialect, RowSource, class_sql
 from pitr.vocabulary.diff_row import Verdict
 from pitr.vocabulary.row_class import RowClass
+from tests.unit.diff.classify import classify
 from tests.unit.diff.model import States, states_of_three_columns, states_of_two_columns
 
 SOURCES = ("b", "d", "c")

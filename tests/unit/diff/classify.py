@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pitr.diff.decision import WITH_AFTER, WITHOUT_AFTER, Question
-from pitr.diff.equality import differing_columns, same_row, same_value
 from pitr.vocabulary.diff_row import Row, Verdict
 from pitr.vocabulary.row_class import Fact, RowClass
+from tests.unit.diff.equality import differing_columns, same_row, same_value
 
 
 def classify(
