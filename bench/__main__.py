@@ -13,7 +13,7 @@ from pathlib import Path
 from bench import capture, diff, history, reading, restore
 from bench.page import load_results, page_text, save_result
 from bench.report import Result, aims_text, figure_text, table_text
-from bench.world import SIZES, Size, say
+from bench.world import SIZES, Size, alone, say
 
 BENCHMARKS: dict[str, Callable[[Size], Result]] = {
     "capture": capture.run,
@@ -33,11 +33,12 @@ def main() -> None:
     arguments = parser.parse_args()
     size = Size(arguments.size, SIZES[arguments.size])
     only_page = arguments.page and not arguments.names
-    for name in () if only_page else arguments.names or BENCHMARKS:
-        say(f"== {name}, {size.name}")
-        result = BENCHMARKS[name](size)
-        save_result(name, size.name, result)
-        show(result)
+    with alone():
+        for name in () if only_page else arguments.names or BENCHMARKS:
+            say(f"== {name}, {size.name}")
+            result = BENCHMARKS[name](size)
+            save_result(name, size.name, result)
+            show(result)
     if arguments.page:
         arguments.page.write_text(page_text(load_results()))
 

@@ -73,7 +73,7 @@ def run(size: Size) -> Result:
     aims = [
         Aim(
             f"writer at {_PACED} commits/s: throughput lost to capture, %",
-            100 * (1 - paced["pitr"].per_second / paced["alone"].per_second),
+            max(0.0, 100 * (1 - paced["pitr"].per_second / paced["alone"].per_second)),
             3,
         ),
         Aim("writer at full speed: throughput with capture / without", on / off, 0.8, False),

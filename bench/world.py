@@ -6,6 +6,7 @@ size, and a table `filler` for the rest; the two lie in the file in alternating 
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import random
@@ -28,7 +29,7 @@ SIZES = {"20MB": 20 << 20, "200MB": 200 << 20, "2GB": 2 << 30}
 
 _ORDERS_BYTES_MAX = 100 << 20
 _ORDER_BYTES = 103  # of the file, measured
-_FILLER_BYTES = 1024
+_FILLER_BYTES = 950  # of text; four rows fill a page
 _STRETCHES = 100
 _TEXT = (
     "a note for this order please deliver before noon ring twice leave at door fragile return "
@@ -55,7 +56,6 @@ def database(size: Size) -> Path:
     """Return a database of a size, made when it is not there yet. Nobody writes to this one."""
     path = CACHE / f"{size.name}.db"
     if not path.exists():
-        CACHE.mkdir(parents=True, exist_ok=True)
         unfinished = CACHE / f"{size.name}.unfinished"
         unfinished.unlink(missing_ok=True)
         say(f"making a database of {size.name}")
@@ -94,6 +94,18 @@ def _order(rng: random.Random) -> tuple[int, str, str, int]:
 
 def _text(rng: random.Random, length: int) -> str:
     return " ".join(rng.choices(_WORDS, k=length // 6))[:length]
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Keep a second benchmark away: both would write here, and neither measure anything."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SystemExit(f"another benchmark is running in {CACHE}") from None
+        yield
 
 
 # --- the folder of one benchmark -----------------------------------------------------------------

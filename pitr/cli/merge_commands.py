@@ -14,19 +14,19 @@ import click
 
 from pitr.cli.options import json_option, settings_of, source_options
 from pitr.cli.render import SCHEMA, emit, emit_json, json_value, note, table_text, text_value
+from pitr.cli.settled import report_settled
 from pitr.config import Settings
 from pitr.errors import ConfirmationNeeded, Corrupt, Interrupted, PreconditionFailed, UsageError
 from pitr.operations.merge import LOCK_SECONDS, MergeResult, MergeWish
 from pitr.operations.merge import merge as merge_recovery
 from pitr.operations.plan import PlanWish, plan_recovery
-from pitr.operations.undo import UndoWish, settle
+from pitr.operations.undo import UndoWish
 from pitr.operations.undo import undo as undo_merge
 from pitr.sqlite.apply import MergeStep
 from pitr.target_text import format_time
 from pitr.vocabulary.plan import (
     Blocker,
     MergeOptions,
-    MergeOutcome,
     Plan,
     SavedPlan,
     blocker_document,
@@ -38,13 +38,6 @@ from pitr.vocabulary.row_class import TREATMENTS, Action, ConflictPolicy
 
 F = TypeVar("F", bound=Callable[..., Any])
 _KEYS_SHOWN = 5
-
-_OUTCOMES = {
-    MergeOutcome.HAPPENED: "was cut off, and has happened: 'pitr undo {merge}' takes it back",
-    MergeOutcome.DID_NOT_HAPPEN: "was cut off, and did not happen: nothing was changed",
-    MergeOutcome.CANNOT_BE_TOLD: "was cut off, and whether it happened cannot be told: its rows "
-    "have been changed since",
-}
 
 
 # --- options -------------------------------------------------------------------------------------
@@ -274,16 +267,6 @@ def undo(
     confirm = _confirming("undo", ["pitr", *sys.argv[1:], "--yes"], yes=yes)
     found = undo_merge(settings, wish, confirm=confirm, on_step=_on_step)
     _emit_result(found, as_json=as_json)
-
-
-def report_settled(settings: Settings) -> None:
-    """Say what became of merges that were cut off, before anything else is done."""
-    for found in settle(settings):
-        if found.outcome is None:
-            note(f"warning: what became of the merge {found.merge} is not known: {found.error}")
-        else:
-            said = _OUTCOMES[found.outcome].format(merge=found.merge)
-            note(f"the merge {found.merge} {said}")
 
 
 def _read_plan(path: str) -> SavedPlan:

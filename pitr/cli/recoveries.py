@@ -18,6 +18,7 @@ from pitr.cli.render import (
     time_cell,
     time_header,
 )
+from pitr.cli.settled import report_settled
 from pitr.operations.recoveries import all_merges, all_recoveries, drop
 from pitr.operations.sql import query_sidecar
 from pitr.recovery.folder import Recovery
@@ -43,6 +44,7 @@ def recoveries(
             raise click.UsageError(f"options come after '{ctx.invoked_subcommand}'")
         return
     settings = settings_of(config, source, archive)
+    report_settled(settings)
     found = all_recoveries(settings)
     merges: dict[str, list[KeptMerge]] = defaultdict(list)
     for kept in all_merges(settings):

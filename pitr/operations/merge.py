@@ -8,6 +8,7 @@ can move.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -51,6 +52,7 @@ class MergeResult:
     """What a merge or an undo came to. Without `merge` nothing was written.
 
     Then either something is in the way (`plan.blocking`), or there was nothing to do.
+    `locked_seconds` is for how long other writers had to wait.
     """
 
     plan: Plan
@@ -156,6 +158,7 @@ def _apply(
         begin_locked(
             connection, enforces_keys=prepared.enforces_keys, lock_seconds=run.lock_seconds
         )
+        began = time.monotonic()
         try:
             run.on_step(MergeStep.LOCKED)
             if again is not None:
@@ -172,13 +175,14 @@ def _apply(
                 record=_recorder(new, prepared, run),
                 on_step=run.on_step,
             )
+            locked_seconds = round(time.monotonic() - began, 4)
         finally:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
                 new.discard()
         new.conclude(MergeOutcome.HAPPENED)
         run.on_step(MergeStep.NOTED)
-        return _result(new, prepared, applied)
+        return _result(new, prepared, applied, locked_seconds)
 
 
 def _recorder(
@@ -220,7 +224,9 @@ def _merged_tables(tables: Sequence[WrittenTable]) -> tuple[MergedTable, ...]:
     return tuple(found.values())
 
 
-def _result(new: NewMerge, prepared: PreparedPlan, applied: Applied) -> MergeResult:
+def _result(
+    new: NewMerge, prepared: PreparedPlan, applied: Applied, locked_seconds: float
+) -> MergeResult:
     return MergeResult(
         plan=prepared.plan,
         merge=new.id,
@@ -228,5 +234,5 @@ def _result(new: NewMerge, prepared: PreparedPlan, applied: Applied) -> MergeRes
         updated=sum(table.updated for table in applied.tables),
         deleted=sum(table.deleted for table in applied.tables),
         warnings=applied.warnings,
-        locked_seconds=applied.locked_seconds,
+        locked_seconds=locked_seconds,
     )

@@ -36,6 +36,7 @@ from pitr.sqlite.verification import verify_written
 from pitr.sqlite.writing import UNIQUE_CODES, Writer, WrittenTable, refused
 from pitr.vocabulary.row_class import Action
 
+_LOCK_PAUSE_SECONDS = 0.0005
 _COMMIT_PAUSE_SECONDS = 0.01
 
 
@@ -58,7 +59,6 @@ class Applied:
 
     tables: tuple[WrittenTable, ...]
     warnings: tuple[str, ...]
-    locked_seconds: float
 
 
 Record = Callable[[bytes, bytes, tuple[WrittenTable, ...]], None]
@@ -70,7 +70,7 @@ def begin_locked(connection: apsw.Connection, *, enforces_keys: bool, lock_secon
 
     Raises DatabaseRefused when another connection holds the lock for `lock_seconds`.
     """
-    connection.set_busy_timeout(round(lock_seconds * 1000))
+    _wait_for_locks(connection, lock_seconds)
     connection.pragma("foreign_keys", enforces_keys)
     if bool(connection.pragma("foreign_keys")) != enforces_keys:
         raise DatabaseRefused("the checking of foreign keys cannot be set")
@@ -80,6 +80,23 @@ def begin_locked(connection: apsw.Connection, *, enforces_keys: bool, lock_secon
     except apsw.BusyError as error:
         raise _locked(lock_seconds) from error
     connection.pragma("defer_foreign_keys", True)
+
+
+def _wait_for_locks(connection: apsw.Connection, lock_seconds: float) -> None:
+    """Ask for a lock again and again, for so long at most.
+
+    SQLite's own busy timeout soon asks only ten times a second: beside writers that leave the lock
+    for less than a millisecond at a time it waits in vain.
+    """
+    began: list[float] = []
+
+    def wait(attempt: int) -> bool:
+        if not attempt:
+            began[:] = [time.monotonic()]
+        time.sleep(_LOCK_PAUSE_SECONDS)
+        return time.monotonic() - began[0] < lock_seconds
+
+    connection.set_busy_handler(wait)
 
 
 def apply_plan(
@@ -95,7 +112,6 @@ def apply_plan(
     `record` makes the images before and after durable; nothing is committed before it returns.
     Raises PlanStale when rows have moved, DatabaseRefused; then everything is rolled back.
     """
-    began = time.monotonic()
     with _all_or_nothing(connection):
         _revalidate(connection, prepared)
         on_step(MergeStep.VALIDATED)
@@ -112,9 +128,7 @@ def apply_plan(
         on_step(MergeStep.RECORDED)
         _commit(connection, prepared, lock_seconds)
     on_step(MergeStep.COMMITTED)
-    return Applied(
-        tables=tables, warnings=warnings, locked_seconds=round(time.monotonic() - began, 4)
-    )
+    return Applied(tables=tables, warnings=warnings)
 
 
 @contextmanager
@@ -183,7 +197,6 @@ def _write(connection: apsw.Connection, prepared: PreparedPlan) -> tuple[Written
         writer.update(table)
     for table in reversed(late):
         writer.delete(table)
-    writer.check_deletes()
     for table in tables:
         writer.insert(table)
     for name in prepared.dropped:

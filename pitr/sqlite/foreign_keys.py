@@ -62,18 +62,27 @@ class ForeignKeys:
         connection: apsw.Connection,
         schema: str,
         *,
+        parents: str | None = None,
         absent: Mapping[str, tuple[str, ...]] | None = None,
     ) -> ForeignKeys:
-        """Read them. `absent` has the primary keys of tables that are not there, by folded name."""
+        """Read them. `parents` is the schema that has the parents, when it is another one.
+
+        `absent` has the primary keys of tables that are not there, by folded name.
+        """
         text = files("pitr.sql").joinpath("sqlite/foreign_keys.sql").read_text()
         rows = connection.execute(text.replace("{schema}", schema)).fetchall()
         return cls(
-            _foreign_key(connection, schema, group, absent or {})
+            _foreign_key(connection, (schema, parents or schema), group, absent or {})
             for _, group in groupby(rows, key=lambda row: row[:2])
         )
 
     def __bool__(self) -> bool:
         return bool(self._keys)
+
+    def with_keys_of(self, children: Iterable[str], other: ForeignKeys) -> ForeignKeys:
+        """Return these keys and, of tables that have none here, those of another schema."""
+        added = [key for child in children if not self.of(child) for key in other.of(child)]
+        return ForeignKeys((*self._keys, *added))
 
     def of(self, child: str) -> list[ForeignKey]:
         """Return the keys of a table."""
@@ -86,10 +95,11 @@ class ForeignKeys:
 
 def _foreign_key(
     connection: apsw.Connection,
-    schema: str,
+    schemas: tuple[str, str],
     rows: Iterable[apsw.SQLiteValues],
     absent: Mapping[str, tuple[str, ...]],
 ) -> ForeignKey:
+    own, schema = schemas
     parts = list(rows)
     child, _, parent, _, first_named, on_update, on_delete = parts[0]
     named = tuple(str(part[4]) for part in parts) if first_named is not None else ()
@@ -105,7 +115,7 @@ def _foreign_key(
         parent_columns=columns if len(columns) == len(parts) else (),
         on_update=str(on_update),
         on_delete=str(on_delete),
-        is_alike=_types(connection, schema, str(child), [str(part[3]) for part in parts])
+        is_alike=_types(connection, own, str(child), [str(part[3]) for part in parts])
         == _types(connection, schema, str(parent), columns),
     )
 

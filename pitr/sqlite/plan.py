@@ -22,6 +22,7 @@ from pitr.sqlite.classified import ClassifiedTable
 from pitr.sqlite.closure import Closure, index_texts
 from pitr.sqlite.digests import live_digest, planned_digest
 from pitr.sqlite.expression import check_expression
+from pitr.sqlite.family import gather_family
 from pitr.sqlite.faults import sqlite_faults
 from pitr.sqlite.foreign_keys import ForeignKeys
 from pitr.sqlite.parents import Family, find_orphans, has_adopted, tolerated_orphans
@@ -145,7 +146,7 @@ class _Planner:
         tables += self._kin(tables, classified)
         tables = [self._judged(table) for table in tables]
         self._find_conflicts(tables)
-        family = self._family(tables, classified)
+        family = self._gather(tables, classified)
         self._find_refused(family)
         tolerated = tolerated_orphans(self._connection, family)
         enforces = family.can_be_enforced() and not tolerated
@@ -160,6 +161,7 @@ class _Planner:
         connection.execute(f"ALTER TABLE {table.rows_table} ADD COLUMN reason TEXT")
         self._warnings += table.warnings
         self._attribute(table)
+        self._warn_of_lost_triggers(table)
         sides = table.aligned.sides
         live = sides[LIVE].table if LIVE in sides else None
         before = table.aligned.before
@@ -186,6 +188,19 @@ class _Planner:
             sequence=_sequence(connection, before) if before.has_autoincrement else None,
             values=self._values(table) if live else (),
         )
+
+    def _warn_of_lost_triggers(self, table: ClassifiedTable) -> None:
+        """Name the triggers that went with a table: they are not made again."""
+        past = self._request.past
+        if past is None or not table.drift.missing:
+            return
+        rows = self._connection.execute(
+            f"SELECT name FROM {past}.sqlite_schema WHERE type = 'trigger' AND tbl_name = ?",
+            (table.before_name,),
+        )
+        names = ", ".join(str(name) for (name,) in rows)
+        if names:
+            self._warnings.append(f"{table.name}: its triggers are not made again: {names}")
 
     def _attribute(self, table: ClassifiedTable) -> None:
         if self._request.attributes:
@@ -322,33 +337,15 @@ class _Planner:
             if not found or self._row_resolution is Resolution.BLOCKS:
                 return
 
-    def _family(
+    def _gather(
         self, tables: Sequence[PlannedTable], classified: Sequence[ClassifiedTable]
     ) -> Family:
-        connection = self._connection
-        names = connection.execute("SELECT name FROM main.sqlite_schema WHERE type = 'table'")
-        live = frozenset(folded(str(name)) for (name,) in names)
-        then = {}
-        past = self._request.past
-        if past is not None:
-            names = connection.execute(
-                f"SELECT name FROM {past}.sqlite_schema WHERE type = 'table'"
-            )
-            then = {folded(str(name)): f"{past}.{quoted(str(name))}" for (name,) in names}
-        if not self._states.sources.has_condition and not self._request.is_undo:
-            then |= {
-                folded(table.name): f"{BEFORE}.{quoted(table.before_name)}"
-                for table in classified
-                if not table.drift.renamed
-            }
-        absent = {
-            folded(table.name): table.definition.key_columns
-            for table in tables
-            if table.created_by is not None
-        }
-        keys = ForeignKeys.read(connection, LIVE, absent=absent)
-        noted = BEFORE if self._request.is_undo else None
-        return Family(keys=keys, tables=tables, live_tables=live, then=then, noted=noted)
+        request = self._request
+        if request.is_undo:
+            return gather_family(self._connection, tables, noted=BEFORE)
+        whole = () if self._states.sources.has_condition else classified
+        before = [t.before_name for t in whole if not t.drift.renamed]
+        return gather_family(self._connection, tables, past=request.past, whole=before)
 
     def _warn_of_keys(
         self, tables: Sequence[PlannedTable], *, enforces: bool, tolerated: Mapping[str, int]

@@ -10,11 +10,13 @@ from pitr.sqlite.tokens import quoted
 def make_fresh(connection: apsw.Connection, schema: str) -> None:
     """Attach an empty temporary database, or empty the one that has the name.
 
-    Inside a transaction too. It is a file without a name, and is gone with the connection.
+    Inside a transaction too. It is a file without a name, and is gone with the connection. Where
+    the connection may only read, it is in memory: SQLite lets it write nothing else.
     """
     attached = {str(row[1]) for row in connection.execute("PRAGMA database_list")}
     if schema not in attached:
-        connection.execute(f"ATTACH '' AS {schema}")
+        place = f"file:{schema}?mode=memory" if connection.readonly("main") else ""
+        connection.execute(f"ATTACH ? AS {schema}", (place,))
         return
     # A virtual table takes its shadow tables with it.
     names = connection.execute(
