@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -24,13 +18,13 @@ from pitr.cli.render import (
     time_cell,
     time_header,
 )
+from pitr.cli.signals import stopped_by_signals
 from pitr.errors import ConfirmationNeeded, Corrupt, PreconditionFailed, UsageError
 from pitr.operations import capture as capturing
 from pitr.operations.status import Status
 from pitr.operations.status import status as read_status
 from pitr.operations.verify import verify as verify_archive
 from pitr.sqlite.dump import describe_object
-from pitr.sqlite.event import Event, Level
 from pitr.target_text import format_age, format_local, format_time
 
 
@@ -65,34 +59,10 @@ def capture(
         else:
             emit(f"archived up to commit:{last}" if last else "nothing to archive yet")
         return
-    with _stopped_by_signals(reporter) as stop:
+    with stopped_by_signals(reporter.report) as stop:
         capturing.capture(settings, stop, reporter.report)
     if as_json:
         emit_json({"stopped": True})
-
-
-@contextmanager
-def _stopped_by_signals(reporter: Reporter) -> Iterator[threading.Event]:
-    """Turn the first SIGTERM or SIGINT into a clean stop; a second one interrupts."""
-    stop = threading.Event()
-    stopping = Event(Level.INFO, "stopping", "Archiving what is committed; once more ends at once.")
-
-    def on_signal(_number: int, _frame: object) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-        # Past all buffers and locks: the signal may have come while this thread holds them.
-        os.write(sys.stderr.fileno(), f"{reporter.line(stopping)}\n".encode())
-
-    before = {number: signal.signal(number, on_signal) for number in _SIGNALS}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 @click.command()

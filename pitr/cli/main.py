@@ -27,7 +27,7 @@ COMMANDS = LazyCommands(
         "log": "pitr.cli.past:log",
         "when": "pitr.cli.past:when",
         "sql": "pitr.cli.past:sql",
-        "restore": "pitr.cli.past:restore",
+        "restore": "pitr.cli.restore_command:restore",
         "revert": "pitr.cli.revert_command:revert",
         "recoveries": "pitr.cli.recoveries:recoveries",
         "diff": "pitr.cli.diff_command:diff",

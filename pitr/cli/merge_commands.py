@@ -32,6 +32,7 @@ from pitr.vocabulary.plan import (
     blocker_document,
     plan_document,
     read_saved_plan,
+    table_document,
 )
 from pitr.vocabulary.quantity import parse_duration_us
 from pitr.vocabulary.row_class import TREATMENTS, Action, ConflictPolicy
@@ -219,14 +220,12 @@ def merge(
         is_agreed=yes,
         lock_seconds=_seconds(lock_timeout),
     )
-    run_merge(settings, wish, yes=yes, as_json=as_json)
+    emit_result(merge_now(settings, wish, yes=yes), as_json=as_json)
 
 
-def run_merge(settings: Settings, wish: MergeWish, *, yes: bool, as_json: bool) -> None:
-    """Merge a recovery, asking first unless `yes`; print the outcome, and end with its code."""
-    words = ["pitr", *sys.argv[1:], "--yes"]
-    confirm = _confirming("merge", words, yes=yes)
-    _emit_result(merge_recovery(settings, wish, confirm=confirm, on_step=_on_step), as_json=as_json)
+def merge_now(settings: Settings, wish: MergeWish, *, yes: bool) -> MergeResult:
+    """Merge a recovery, asking first unless `yes`, and return what came of it."""
+    return merge_recovery(settings, wish, confirm=_confirming("merge", yes=yes), on_step=_on_step)
 
 
 @click.command()
@@ -264,9 +263,8 @@ def undo(
         is_agreed=yes,
         lock_seconds=_seconds(lock_timeout),
     )
-    confirm = _confirming("undo", ["pitr", *sys.argv[1:], "--yes"], yes=yes)
-    found = undo_merge(settings, wish, confirm=confirm, on_step=_on_step)
-    _emit_result(found, as_json=as_json)
+    confirm = _confirming("undo", yes=yes)
+    emit_result(undo_merge(settings, wish, confirm=confirm, on_step=_on_step), as_json=as_json)
 
 
 def _read_plan(path: str) -> SavedPlan:
@@ -288,21 +286,25 @@ def _on_step(step: MergeStep) -> None:
 # --- asking --------------------------------------------------------------------------------------
 
 
-def _confirming(verb: str, words: Sequence[str], *, yes: bool) -> Callable[[Plan], None]:
+def require_agreement(verb: str, *, yes: bool) -> None:
+    """Raise ConfirmationNeeded when nobody has agreed and nobody can be asked."""
+    if yes or (sys.stdin.isatty() and sys.stderr.isatty()):
+        return
+    raise ConfirmationNeeded(
+        f"{verb} was not confirmed; nothing was written",
+        detail="There is no terminal to ask on.",
+        hint=f"Run: {shlex.join(['pitr', *sys.argv[1:], '--yes'])}",
+    )
+
+
+def _confirming(verb: str, *, yes: bool) -> Callable[[Plan], None]:
     """Return what shows a plan and lets nothing pass that was not agreed to."""
 
     def confirm(found: Plan) -> None:
         for line in _head_lines(found):
             note(line)
-        if yes:
-            return
-        if not (sys.stdin.isatty() and sys.stderr.isatty()):
-            raise ConfirmationNeeded(
-                f"{verb} was not confirmed; nothing was written",
-                detail="There is no terminal to ask on.",
-                hint=f"Run: {shlex.join(words)}",
-            )
-        if not click.confirm(f"{verb.capitalize()} now?", err=True):
+        require_agreement(verb, yes=yes)
+        if not yes and not click.confirm(f"{verb.capitalize()} now?", err=True):
             raise Interrupted(f"{verb} was not confirmed; nothing was written")
 
     return confirm
@@ -408,8 +410,12 @@ def _plan_sql(found: Plan) -> str:
 # --- the outcome ---------------------------------------------------------------------------------
 
 
-def _emit_result(found: MergeResult, *, as_json: bool) -> None:
-    (_emit_result_json if as_json else _emit_result_text)(found)
+def emit_result(found: MergeResult, *, as_json: bool) -> None:
+    """Print what a merge or an undo came to, and end with 1 when something was in the way."""
+    if as_json:
+        emit_json(result_document(found))
+    else:
+        _emit_result_text(found)
     if found.plan.blocking:
         click.get_current_context().exit(1)
 
@@ -418,23 +424,22 @@ def _undo_line(merge_id: str | None) -> str | None:
     return None if merge_id is None else f"pitr undo {merge_id} --yes"
 
 
-def _emit_result_json(found: MergeResult) -> None:
-    conflicts = [_json_ready(blocker_document(one)) for one in found.plan.blockers]
-    emit_json(
-        {
-            "merge": found.merge,
-            "recovery": found.plan.recovery,
-            "inserted": found.inserted,
-            "updated": found.updated,
-            "deleted": found.deleted,
-            "skipped": found.skipped,
-            "undo": _undo_line(found.merge),
-            "counts": {str(name): count for name, count in found.plan.counts.items()},
-            "conflicts": conflicts,
-            "warnings": [*found.plan.warnings, *found.warnings],
-            "locked_seconds": found.locked_seconds,
-        }
-    )
+def result_document(found: MergeResult) -> dict[str, object]:
+    """Return a merge or an undo under the keys that scripts rely on."""
+    return {
+        "merge": found.merge,
+        "recovery": found.plan.recovery,
+        "inserted": found.inserted,
+        "updated": found.updated,
+        "deleted": found.deleted,
+        "skipped": found.skipped,
+        "undo": _undo_line(found.merge),
+        "counts": {str(name): count for name, count in found.plan.counts.items()},
+        "tables": [table_document(one, time_text=format_time) for one in found.plan.tables],
+        "conflicts": [_json_ready(blocker_document(one)) for one in found.plan.blockers],
+        "warnings": [*found.plan.warnings, *found.warnings],
+        "locked_seconds": found.locked_seconds,
+    }
 
 
 def _emit_result_text(found: MergeResult) -> None:

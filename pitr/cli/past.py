@@ -1,16 +1,13 @@
-"""log, when, sql, restore: the commands that read the past."""
+"""log, when, sql: the commands that read the past."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
-from pathlib import Path
 
 import click
 
 from pitr.cli.options import TARGET_FORMS, json_option, settings_of, source_options
 from pitr.cli.render import (
-    bytes_text,
     emit,
     emit_json,
     emit_rows,
@@ -18,7 +15,6 @@ from pitr.cli.render import (
     json_value,
     note,
     table_text,
-    target_json,
     text_value,
     time_cell,
     time_header,
@@ -26,8 +22,6 @@ from pitr.cli.render import (
 from pitr.errors import UsageError
 from pitr.operations.clock import now_us
 from pitr.operations.history import LogRequest, log_transactions
-from pitr.operations.restore import RestoreOutcome, RestoreRequest, TableOutcome
-from pitr.operations.restore import restore as restore_tables
 from pitr.operations.sql import query_past
 from pitr.operations.when import find_row
 from pitr.sqlite.when import WhenOutcome
@@ -35,7 +29,7 @@ from pitr.target_text import format_time
 from pitr.vocabulary.change import TableChange, Transaction
 from pitr.vocabulary.target import ResolvedTarget
 
-_tables_option = click.option(
+tables_option = click.option(
     "-t", "--table", "tables", multiple=True, metavar="TABLE", help="A table; repeatable."
 )
 
@@ -46,7 +40,7 @@ def echo_target(target: ResolvedTarget) -> None:
 
 
 @click.command()
-@_tables_option
+@tables_option
 @click.option("--since", metavar="TARGET", help="Only transactions after this target.")
 @click.option("--until", metavar="TARGET", help="Only transactions up to this target.")
 @click.option("--limit", type=click.IntRange(min=1), help="At most so many, the newest ones.")
@@ -216,111 +210,3 @@ def sql(
     settings = settings_of(config, source, archive)
     with query_past(settings, at, statement, on_target=echo_target) as result:
         emit_rows(result.columns, result.rows, as_json=as_json)
-
-
-@click.command()
-@_tables_option
-@click.option(
-    "--at", required=True, metavar="TARGET", help=f"The moment to go back to: {TARGET_FORMS}."
-)
-@click.option("--until", metavar="TARGET", help="The moment just after the damage.")
-@click.option("--where", metavar="SQL", help="Only the rows for which this was true then.")
-@click.option("--to", metavar="FILE", help="Where to write the sidecar; must not exist.")
-@click.option("--no-compare", is_flag=True, help="Do not count against the live database.")
-@source_options
-@json_option
-def restore(
-    tables: tuple[str, ...],
-    at: str,
-    until: str | None,
-    where: str | None,
-    to: str | None,
-    config: str | None,
-    source: str | None,
-    archive: str | None,
-    *,
-    no_compare: bool,
-    as_json: bool,
-) -> None:
-    """Bring tables back as they were, into a sidecar.
-
-    The sidecar is a SQLite file beside the live database. Only the pages of the chosen tables
-    are read from the archive. The live database is read for the comparison and never written.
-    With --until, damage can be told from later work.
-    """
-    if not tables:
-        raise UsageError("restore needs a table", hint="Name one with '-t TABLE'.")
-    request = RestoreRequest(
-        tables=tables,
-        target=at,
-        until=until,
-        where=where,
-        destination=None if to is None else destination(to),
-        compare=not no_compare,
-    )
-    outcome = restore_tables(settings_of(config, source, archive), request, on_target=echo_target)
-    emit_restored(outcome, as_json=as_json)
-
-
-def destination(name: str) -> Path:
-    """Return the file that --to names. Raises UsageError for what names no file."""
-    if not name or "://" in name:
-        raise UsageError(
-            f"this is no place for a sidecar: {name!r}",
-            detail="Tables of a SQLite source are restored into a file.",
-            hint="Name a file that does not exist yet, as in '--to orders-then.db'.",
-        )
-    return Path(name).absolute()
-
-
-def emit_restored(outcome: RestoreOutcome, warnings: Sequence[str] = (), *, as_json: bool) -> None:
-    """Print a new recovery, as restore and revert do."""
-    if as_json:
-        _emit_restore_json(outcome, warnings)
-        return
-    _emit_restore(outcome)
-    for warning in warnings:
-        note(f"warning: {warning}")
-
-
-def _emit_restore_json(outcome: RestoreOutcome, warnings: Sequence[str]) -> None:
-    recovery = outcome.recovery
-    emit_json(
-        {
-            "recovery": recovery.id,
-            "target": target_json(recovery.resolved),
-            "until": target_json(recovery.until) if recovery.until else None,
-            "sidecar": recovery.sidecar,
-            "tables": [
-                {
-                    "table": table.table,
-                    "rows": table.rows,
-                    "missing_in_live": table.missing_in_live,
-                    "differs": table.differs,
-                    "extra_in_live": table.extra_in_live,
-                    "warnings": list(table.warnings),
-                }
-                for table in outcome.tables
-            ],
-            "seconds": recovery.seconds,
-            "bytes_read": recovery.bytes_read,
-            "warnings": list(warnings),
-        }
-    )
-
-
-def _emit_restore(outcome: RestoreOutcome) -> None:
-    recovery = outcome.recovery
-    emit(f"recovery  {recovery.id}")
-    emit(f"sidecar   {recovery.sidecar}")
-    emit(f"took      {recovery.seconds:.2f} s, {bytes_text(recovery.bytes_read)} read\n")
-    headers = ["table", "rows", "missing in live", "differ", "extra in live"]
-    emit(table_text(headers, [_restore_row(table) for table in outcome.tables]))
-    for table in outcome.tables:
-        for warning in table.warnings:
-            note(f"warning: {warning}")
-
-
-def _restore_row(table: TableOutcome) -> list[object]:
-    counts = [table.missing_in_live, table.differs, table.extra_in_live]
-    return [table.table, table.rows, *("-" if count is None else count for count in counts)]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 
 from pitr.cli.options import json_option, settings_of, source_options
-from pitr.cli.past import destination, echo_target, emit_restored
+from pitr.cli.past import echo_target
+from pitr.cli.restore_command import destination, emit_restored
 from pitr.operations.revert import RevertRequest
 from pitr.operations.revert import revert as revert_transaction
 

@@ -19,7 +19,15 @@ from pitr.operations.clock import now_us
 from pitr.operations.comparing import open_recovery
 from pitr.operations.plan import plan_request
 from pitr.recovery.merges import MergedTable, MergeRecord, NewMerge, new_merge
-from pitr.sqlite.apply import Applied, MergeStep, OnStep, apply_plan, begin_locked, stale
+from pitr.sqlite.apply import (
+    Applied,
+    MergeStep,
+    OnStep,
+    apply_plan,
+    begin_locked,
+    stale,
+    wait_for_locks,
+)
 from pitr.sqlite.classified import ClassifiedTable, classify
 from pitr.sqlite.plan import PlanRequest, PreparedPlan, attached_past, make_plan
 from pitr.sqlite.states import States
@@ -100,8 +108,9 @@ def merge(settings: Settings, wish: MergeWish, *, confirm: Confirm, on_step: OnS
     """
     recovery_id = wish.saved.recovery if wish.saved else wish.recovery_id
     options = wish.saved.options if wish.saved else wish.options
+    tables = wish.saved.chosen if wish.saved else wish.tables
     with (
-        open_recovery(settings, recovery_id, tables=wish.tables, writable=True) as opened,
+        open_recovery(settings, recovery_id, tables=tables, writable=True) as opened,
         attached_past(opened.states) as past,
     ):
         run = Run(
@@ -114,7 +123,7 @@ def merge(settings: Settings, wish: MergeWish, *, confirm: Confirm, on_step: OnS
             confirm=confirm,
             on_step=on_step,
         )
-        request = plan_request(opened, options, past=past)
+        request = plan_request(opened, options, tables, past=past)
         request = replace(request, is_described=wish.saved is not None)
         return run_plan(opened.states, request, run)
 
@@ -138,6 +147,7 @@ def run_plan(states: States, request: PlanRequest, run: Run) -> MergeResult:
 
 def _plan_unlocked(states: States, request: PlanRequest, run: Run) -> PreparedPlan:
     connection = states.connection
+    wait_for_locks(connection, run.lock_seconds)
     connection.execute("BEGIN")
     try:
         prepared = run.make_plan(states, request)
@@ -177,7 +187,7 @@ def _apply(
             )
             locked_seconds = round(time.monotonic() - began, 4)
         finally:
-            if connection.in_transaction:
+            if connection.in_transaction:  # else it was committed, whatever came after
                 connection.execute("ROLLBACK")
                 new.discard()
         new.conclude(MergeOutcome.HAPPENED)

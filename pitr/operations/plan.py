@@ -31,11 +31,13 @@ def plan_recovery(settings: Settings, wish: PlanWish) -> Plan:
         attached_past(opened.states) as past,
     ):
         classified = classify(opened.states)
-        request = plan_request(opened, wish.options, past=past)
+        request = plan_request(opened, wish.options, wish.tables, past=past)
         return make_plan(opened.states, classified, request).plan
 
 
-def plan_request(opened: OpenRecovery, options: MergeOptions, *, past: str | None) -> PlanRequest:
+def plan_request(
+    opened: OpenRecovery, options: MergeOptions, tables: Sequence[str], *, past: str | None
+) -> PlanRequest:
     """Return what a plan of an open recovery is of."""
     recovery = opened.recovery
     target = recovery.resolved.position
@@ -46,6 +48,7 @@ def plan_request(opened: OpenRecovery, options: MergeOptions, *, past: str | Non
         source=str(opened.states.sources.live),
         target=target,
         options=options,
+        chosen=tuple(tables),
         past=past,
         warnings=opened.warnings,
     )

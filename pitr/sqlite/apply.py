@@ -68,9 +68,9 @@ OnStep = Callable[[MergeStep], None]
 def begin_locked(connection: apsw.Connection, *, enforces_keys: bool, lock_seconds: float) -> None:
     """Set up the connection and begin the transaction that writes.
 
-    Raises DatabaseRefused when another connection holds the lock for `lock_seconds`.
+    `wait_for_locks` comes first. Raises DatabaseRefused when another connection holds the lock for
+    `lock_seconds`.
     """
-    _wait_for_locks(connection, lock_seconds)
     connection.pragma("foreign_keys", enforces_keys)
     if bool(connection.pragma("foreign_keys")) != enforces_keys:
         raise DatabaseRefused("the checking of foreign keys cannot be set")
@@ -82,7 +82,7 @@ def begin_locked(connection: apsw.Connection, *, enforces_keys: bool, lock_secon
     connection.pragma("defer_foreign_keys", True)
 
 
-def _wait_for_locks(connection: apsw.Connection, lock_seconds: float) -> None:
+def wait_for_locks(connection: apsw.Connection, lock_seconds: float) -> None:
     """Ask for a lock again and again, for so long at most.
 
     SQLite's own busy timeout soon asks only ten times a second: beside writers that leave the lock
@@ -110,9 +110,10 @@ def apply_plan(
     """Run a plan inside the transaction of `begin_locked`, and commit it.
 
     `record` makes the images before and after durable; nothing is committed before it returns.
-    Raises PlanStale when rows have moved, DatabaseRefused; then everything is rolled back.
+    Raises PlanStale when rows have moved, DatabaseRefused; then the transaction is still open, and
+    the caller rolls it back.
     """
-    with _all_or_nothing(connection):
+    with sqlite_faults("the merge was refused and rolled back"), _stale_keys():
         _revalidate(connection, prepared)
         on_step(MergeStep.VALIDATED)
         images = UndoImages(connection, prepared.family)
@@ -129,17 +130,6 @@ def apply_plan(
         _commit(connection, prepared, lock_seconds)
     on_step(MergeStep.COMMITTED)
     return Applied(tables=tables, warnings=warnings)
-
-
-@contextmanager
-def _all_or_nothing(connection: apsw.Connection) -> Iterator[None]:
-    """Roll back on any error; tell what the database says as an error of ours."""
-    try:
-        with sqlite_faults("the merge was refused and rolled back"), _stale_keys():
-            yield
-    finally:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
 
 
 @contextmanager

@@ -142,12 +142,13 @@ def _had_parent(family: Family, table: PlannedTable, key: ForeignKey) -> str:
 def _without_parent(family: Family, table: PlannedTable, key: ForeignKey) -> str:
     """Return a SELECT of the row keys of rows that would have no parent; more may be ANDed to it.
 
-    A parent is a live row, or one that the plan writes.
+    A parent is a live row that stays, or one that the plan writes.
     """
     places = []
     if folded(key.parent) in family.live_tables:
         live = f"main.{quoted(key.parent)}"
-        places.append(f"SELECT 1 FROM {live} AS p WHERE {key.has_parent('p', 'x')}")
+        stays = "".join(f" AND NOT EXISTS ({one})" for one in _parents_going(family, key))
+        places.append(f"SELECT 1 FROM {live} AS p WHERE {key.has_parent('p', 'x')}{stays}")
     for parent in family.planned(key.parent):
         if parent.classes(Action.INSERT, Action.UPDATE):
             places.append(
@@ -160,6 +161,18 @@ def _without_parent(family: Family, table: PlannedTable, key: ForeignKey) -> str
         f"SELECT {table.row_key_of()} FROM {table.rows} AS r {table.becoming()}"
         f" WHERE {table.writes_columns(key.child_columns)} AND {key.names_parent('x')}{absent}"
     )
+
+
+def _parents_going(family: Family, key: ForeignKey) -> Iterator[str]:
+    """Yield a SELECT of the rows of each planned parent that go, or lose the key, and are `p`."""
+    for parent in family.planned(key.parent):
+        if not parent.keyless and parent.classes(Action.UPDATE, Action.DELETE):
+            goes = parent.acting(Action.DELETE, rows="g")
+            changes = parent.changes_any(key.parent_columns, rows="g")
+            yield (
+                f"SELECT 1 FROM {parent.rows} AS g WHERE {parent.match('g', 'main', 'p')}"
+                f" AND ({goes} OR ({parent.acting(Action.UPDATE, rows='g')} AND {changes}))"
+            )
 
 
 def _childless(

@@ -54,16 +54,18 @@ _ARCHIVE_FAULTS = (ArchiveLacks, Corrupt, StoreUnusable)
 class PlanRequest:
     """What a plan is of, and what was asked for.
 
-    `past` is the schema of the whole state at the target, if it is attached. `attributes` says
-    whether to look up which transactions removed the lost rows, `is_described` whether fingerprint
-    and script are wanted: each reads every row once more. Of an undo `before` has, besides the
-    rows that a merge touched, what `undo` noted of their kin.
+    `chosen` names the tables that were asked for, if not all. `past` is the schema of the whole
+    state at the target, if it is attached. `attributes` says whether to look up which transactions
+    removed the lost rows, `is_described` whether fingerprint and script are wanted: each reads
+    every row once more. Of an undo `before` has, besides the rows that a merge touched, what
+    `undo` noted of their kin.
     """
 
     recovery: str
     source: str
     target: str
     options: MergeOptions
+    chosen: tuple[str, ...] = ()
     past: str | None = None
     attributes: bool = True
     is_described: bool = True
@@ -387,6 +389,7 @@ class _Planner:
             engine="sqlite",
             source=request.source,
             target=request.target,
+            chosen=request.chosen,
             options=self._options,
             tables=tuple(self._table_plan(table) for table in tables),
             blockers=combined(self._blockers),

@@ -197,12 +197,18 @@ class PlannedTable:
         return int(connection.execute(statement).get)
 
     def keys(self, connection: apsw.Connection, condition: str, limit: int) -> tuple[Row, ...]:
-        """Return the keys of the first rows that meet a condition on `r`."""
+        """Return the keys of the first rows that meet a condition on `r`.
+
+        None at all where one is text that is no UTF-8, which cannot be shown.
+        """
         rows = connection.execute(
             f"SELECT {self.key_values()} FROM {self.rows} AS r WHERE {condition}"
             f" ORDER BY {self.row_key_of()} LIMIT {limit}"
         )
-        return tuple(rows)
+        try:
+            return tuple(rows)
+        except UnicodeDecodeError:
+            return ()
 
     def leave_out(self, connection: apsw.Connection, reason: str, chosen: str) -> int:
         """Set the reason against rows; `chosen` is a SELECT of their row keys. Return how many."""

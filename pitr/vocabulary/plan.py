@@ -102,6 +102,7 @@ class TablePlan:
 class Plan:
     """What a merge of one recovery would do.
 
+    `chosen` names the tables of the recovery that were asked for; all of them when it is empty.
     `fingerprint` stands for everything it was computed from. `script` is the plan as SQL for the
     sqlite3 shell; None when it is blocked or has more rows than a script is good for. A plan that
     is run at once has neither.
@@ -111,6 +112,7 @@ class Plan:
     engine: str
     source: str
     target: str
+    chosen: tuple[str, ...]
     options: MergeOptions
     tables: tuple[TablePlan, ...]
     blockers: tuple[Blocker, ...]
@@ -152,6 +154,7 @@ class SavedPlan:
 
     plan_format: int
     recovery: str
+    chosen: tuple[str, ...]
     options: MergeOptions
     fingerprint: str
 
@@ -167,10 +170,11 @@ def plan_document(plan: Plan, *, time_text: Callable[[int], str]) -> dict[str, o
         "engine": plan.engine,
         "source": plan.source,
         "target": plan.target,
+        "chosen": list(plan.chosen),
         "options": msgspec.to_builtins(plan.options),
         "counts": {str(name): count for name, count in plan.counts.items()},
         "actions": {str(name): count for name, count in plan.actions.items()},
-        "tables": [_table_document(table, time_text) for table in plan.tables],
+        "tables": [table_document(table, time_text=time_text) for table in plan.tables],
         "conflicts": [blocker_document(blocker) for blocker in plan.blockers],
         "warnings": list(plan.warnings),
         "fingerprint": plan.fingerprint,
@@ -178,7 +182,8 @@ def plan_document(plan: Plan, *, time_text: Callable[[int], str]) -> dict[str, o
     }
 
 
-def _table_document(table: TablePlan, time_text: Callable[[int], str]) -> dict[str, object]:
+def table_document(table: TablePlan, *, time_text: Callable[[int], str]) -> dict[str, object]:
+    """Return one table of a plan with its counts."""
     return {
         "table": table.table,
         "counts": {str(name): count for name, count in table.counts.items()},

@@ -122,12 +122,13 @@ def test_terminal_is_asked_and_no_means_no(shop: Path) -> None:
 
 def test_saved_plan_is_run_as_it_was_shown_or_not_at_all(shop: Path) -> None:
     """Promise: a plan that moved is exit 7; one that did not is run under its own options."""
-    succeed(shop, "plan", "--delete-extra", "-o", "plan.json")
+    succeed(shop, "plan", "-t", "orders", "--delete-extra", "-o", "plan.json")
     document = json.loads((shop / "plan.json").read_text())
     assert list(document)[:2] == ["schema", "plan_format"]
     assert document["counts"] == {"lost": 2, "damaged": 1}
     assert document["options"]["delete_extra"] is True
     assert {"counts", "conflicts", "warnings", "fingerprint", "sql", "recovery"} <= set(document)
+    assert document["chosen"] == ["orders"]
     both = pitr(shop, "merge", "--plan", "plan.json", "--update", "--yes")
     assert both.code == 2
     write(shop / "shop.db", "UPDATE orders SET item = 'jug' WHERE id = 3")
@@ -196,3 +197,22 @@ def test_rows_differ_without_until_and_wait_for_update(shop: Path) -> None:
     more = succeed(shop, "merge", "--update", "--yes", "--json").json
     assert more["updated"] == 1
     assert orders(shop) == WHOLE
+
+
+def test_restore_goes_on_into_a_merge(shop: Path) -> None:
+    """Promise: one command and one document; without a terminal nothing is even restored."""
+    words = ("restore", "-t", "orders", "--at", "commit:1", "--until", "commit:3", "--merge")
+    refused = pitr(shop, *words)
+    assert refused.code == 2
+    assert told(refused.err)[-1].endswith("--merge --yes")
+    assert len(succeed(shop, "recoveries", "--json").json["recoveries"]) == 1
+    done = succeed(shop, *words, "--yes", "--json").json
+    assert (done["inserted"], done["updated"]) == (2, 1)
+    assert {"recovery", "sidecar", "tables", "target", "merge", "undo"} <= set(done)
+    assert done["tables"][0]["missing_in_live"] == 2
+    assert orders(shop) == WHOLE
+    assert pitr(shop, "restore", "-t", "orders", "--at", "commit:1", "--yes").code == 2
+    write(shop / "shop.db", "DELETE FROM orders", "INSERT INTO orders VALUES (1, 'mine', 5)")
+    blocked = pitr(shop, *words, "--yes")
+    assert blocked.code == 1
+    assert "key_reused" in blocked.out

@@ -283,3 +283,29 @@ def test_plan_counts_what_is_done_and_what_is_left_aside(shop: MergeWorld) -> No
     assert plan.fingerprint == shop.plan(before, "orders").fingerprint
     shop.run("DELETE FROM orders WHERE id = 3")
     assert plan.fingerprint != shop.plan(before, "orders").fingerprint
+
+
+def test_commit_that_is_refused_leaves_neither_rows_nor_a_record(make: Make) -> None:
+    """Promise: what is rolled back is as if it had never been, the undo record included."""
+    world = make(ORDERS, ROWS, mode="DELETE")
+    before = world.mark()
+    world.run("DELETE FROM orders")
+    image = world.image()
+    with App(world.path) as reader:
+
+        def read() -> None:
+            # A reader keeps a transaction with a rollback journal from being committed.
+            reader.run("BEGIN")
+            reader.run("SELECT * FROM orders")
+
+        refused = world.merge(
+            before,
+            "orders",
+            lock_seconds=0.3,
+            on_step=Interrupting(MergeStep.RECORDED, read),
+        )
+        reader.run("COMMIT")
+    assert refused.code == 6
+    assert world.changed_since(image) == {}
+    assert not list_merges(world.state)
+    assert world.merge(before, "orders").code == 0

@@ -1,0 +1,170 @@
+"""restore: tables as they were, into a sidecar, and with --merge on into the live database."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from pitr.cli.merge_commands import emit_result, merge_now, require_agreement, result_document
+from pitr.cli.options import TARGET_FORMS, json_option, settings_of, source_options
+from pitr.cli.past import echo_target, tables_option
+from pitr.cli.render import bytes_text, emit, emit_json, note, table_text, target_json
+from pitr.cli.settled import report_settled
+from pitr.config import Settings
+from pitr.errors import UsageError
+from pitr.operations.merge import MergeWish
+from pitr.operations.restore import RestoreOutcome, RestoreRequest, TableOutcome
+from pitr.operations.restore import restore as restore_tables
+from pitr.vocabulary.plan import MergeOptions
+
+
+@click.command()
+@tables_option
+@click.option(
+    "--at", required=True, metavar="TARGET", help=f"The moment to go back to: {TARGET_FORMS}."
+)
+@click.option("--until", metavar="TARGET", help="The moment just after the damage.")
+@click.option("--where", metavar="SQL", help="Only the rows for which this was true then.")
+@click.option("--to", metavar="FILE", help="Where to write the sidecar; must not exist.")
+@click.option("--no-compare", is_flag=True, help="Do not count against the live database.")
+@click.option("--merge", is_flag=True, help="Then merge, as 'pitr merge' does, asking first.")
+@click.option(
+    "--with-parents", is_flag=True, help="With --merge: also missing rows that foreign keys name."
+)
+@click.option("--yes", is_flag=True, help="With --merge: write without asking.")
+@source_options
+@json_option
+def restore(
+    tables: tuple[str, ...],
+    at: str,
+    until: str | None,
+    where: str | None,
+    to: str | None,
+    config: str | None,
+    source: str | None,
+    archive: str | None,
+    *,
+    no_compare: bool,
+    merge: bool,
+    with_parents: bool,
+    yes: bool,
+    as_json: bool,
+) -> None:
+    """Bring tables back as they were, into a sidecar.
+
+    The sidecar is a SQLite file beside the live database. Only the pages of the chosen tables
+    are read from the archive. The live database is read for the comparison, and not written
+    without --merge. With --until, damage can be told from later work.
+    """
+    if not tables:
+        raise UsageError("restore needs a table", hint="Name one with '-t TABLE'.")
+    if (yes or with_parents) and not merge:
+        raise UsageError(
+            "--yes and --with-parents belong to --merge", hint="Add --merge, or run 'pitr merge'."
+        )
+    if merge:
+        require_agreement("restore --merge", yes=yes)
+    request = RestoreRequest(
+        tables=tables,
+        target=at,
+        until=until,
+        where=where,
+        destination=None if to is None else destination(to),
+        compare=not no_compare,
+    )
+    settings = settings_of(config, source, archive)
+    outcome = restore_tables(settings, request, on_target=echo_target)
+    if merge:
+        options = MergeOptions(with_parents=with_parents)
+        _merge(settings, outcome, options, yes=yes, as_json=as_json)
+    else:
+        emit_restored(outcome, as_json=as_json)
+
+
+def _merge(
+    settings: Settings,
+    outcome: RestoreOutcome,
+    options: MergeOptions,
+    *,
+    yes: bool,
+    as_json: bool,
+) -> None:
+    """Merge a new recovery; print both outcomes, as JSON in one document."""
+    report_settled(settings)
+    wish = MergeWish(recovery_id=outcome.recovery.id, options=options, is_agreed=yes)
+    if not as_json:
+        _emit_restore(outcome)
+        emit()
+        emit_result(merge_now(settings, wish, yes=yes), as_json=False)
+        return
+    result = merge_now(settings, wish, yes=yes)
+    # The tables are those of the restore, which come with its counts.
+    merged = result_document(result)
+    warnings = [*result.plan.warnings, *result.warnings]
+    emit_json({**merged, **_document(outcome, warnings), "merge_tables": merged["tables"]})
+    if result.plan.blocking:
+        click.get_current_context().exit(1)
+
+
+def destination(name: str) -> Path:
+    """Return the file that --to names. Raises UsageError for what names no file."""
+    if not name or "://" in name:
+        raise UsageError(
+            f"this is no place for a sidecar: {name!r}",
+            detail="Tables of a SQLite source are restored into a file.",
+            hint="Name a file that does not exist yet, as in '--to orders-then.db'.",
+        )
+    return Path(name).absolute()
+
+
+def emit_restored(outcome: RestoreOutcome, warnings: Sequence[str] = (), *, as_json: bool) -> None:
+    """Print a new recovery, as restore and revert do."""
+    if as_json:
+        emit_json(_document(outcome, warnings))
+        return
+    _emit_restore(outcome)
+    for warning in warnings:
+        note(f"warning: {warning}")
+
+
+def _document(outcome: RestoreOutcome, warnings: Sequence[str]) -> dict[str, object]:
+    recovery = outcome.recovery
+    return {
+        "recovery": recovery.id,
+        "target": target_json(recovery.resolved),
+        "until": target_json(recovery.until) if recovery.until else None,
+        "sidecar": recovery.sidecar,
+        "tables": [
+            {
+                "table": table.table,
+                "rows": table.rows,
+                "missing_in_live": table.missing_in_live,
+                "differs": table.differs,
+                "extra_in_live": table.extra_in_live,
+                "warnings": list(table.warnings),
+            }
+            for table in outcome.tables
+        ],
+        "seconds": recovery.seconds,
+        "bytes_read": recovery.bytes_read,
+        "warnings": list(warnings),
+    }
+
+
+def _emit_restore(outcome: RestoreOutcome) -> None:
+    recovery = outcome.recovery
+    emit(f"recovery  {recovery.id}")
+    emit(f"sidecar   {recovery.sidecar}")
+    emit(f"took      {recovery.seconds:.2f} s, {bytes_text(recovery.bytes_read)} read\n")
+    headers = ["table", "rows", "missing in live", "differ", "extra in live"]
+    emit(table_text(headers, [_restore_row(table) for table in outcome.tables]))
+    for table in outcome.tables:
+        for warning in table.warnings:
+            note(f"warning: {warning}")
+
+
+def _restore_row(table: TableOutcome) -> list[object]:
+    counts = [table.missing_in_live, table.differs, table.extra_in_live]
+    return [table.table, table.rows, *("-" if count is None else count for count in counts)]
