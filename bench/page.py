@@ -59,11 +59,16 @@ def page_text(results: list[Stored]) -> str:
     template = Path(__file__).with_name("page.md").read_text()
     aims = [aim for item in results for aim in item.result.aims]
     bars = [bar for item in results for bar in item.result.bars]
-    tables = [f"{table_text(table)}\n" for item in results for table in item.result.tables]
+    sections = [
+        "\n\n".join(
+            [f"### {item.name}, {item.size}", *(table_text(table) for table in item.result.tables)]
+        )
+        for item in results
+    ]
     machines = sorted({f"{item.machine} ({item.day})" for item in results})
     return template.format(
         machines="; ".join(machines),
         aims=aims_text(aims),
         figure=figure_text(bars),
-        tables="\n".join(tables),
+        tables="\n\n".join(sections),
     )

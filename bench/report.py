@@ -115,5 +115,6 @@ def bytes_text(value: float) -> str:
     """Return bytes in the unit that suits them."""
     for unit, size in (("GB", 1 << 30), ("MB", 1 << 20), ("KB", 1 << 10)):
         if value >= size:
-            return f"{value / size:.3g} {unit}"
+            number = value / size
+            return f"{number:,.0f} {unit}" if number >= 100 else f"{number:.3g} {unit}"
     return f"{value:.0f} B"
