@@ -10,16 +10,19 @@ unexport PYTHONPATH PYTHONHOME PYTHONDONTWRITEBYTECODE
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint check fast format docs bench soak test-s3 clean
+.PHONY: help demo test test-matrix lint check fast format docs bench soak test-s3 clean
 
 help: ## List the commands
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
 demo: $(VENV)/run-ready ## See rows lost and brought back, on a throw-away database
 	@$(BIN)/pitr demo
 
 test: lint ## Everything CI runs: lint, types and every test but soak and s3
 	$(BIN)/python -m pytest -n $(WORKERS)
+
+test-matrix: lint ## The PostgreSQL tests on every version, 13 to 18
+	$(BIN)/python -m pytest -n $(WORKERS) --every-major -k pg1
 
 lint: $(VENV)/dev-ready ## ruff, its formatter, and mypy --strict
 	$(BIN)/ruff check

@@ -13,6 +13,8 @@ import apsw
 import hypothesis
 import pytest
 
+pytest_plugins = ["tests.postgres.fixtures"]
+
 # A failing example prints the line that replays it; deadlines measure the machine, not the code.
 hypothesis.settings.register_profile("pitr", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("pitr")
@@ -34,7 +36,8 @@ def pytest_configure() -> None:
 def pytest_report_header(config: pytest.Config) -> list[str]:
     """Name what a report of a failure needs: versions, the C path, what is left out."""
     pure = os.environ.get("PITR_PURE") == "1" or not find_spec("pitr._speedups")
-    names = ("click", "msgspec", "obstore", "whenever", "xxhash", "zstandard", "hypothesis")
+    names = ("click", "msgspec", "obstore", "psycopg", "whenever", "xxhash", "zstandard")
+    names += ("hypothesis",)
     return [
         f"pitr {version('pitr')} with its {'plain-Python twins' if pure else 'C speedups'}, "
         f"{platform.platform(terse=True)}, {os.cpu_count()} cores",

@@ -34,6 +34,7 @@ OWNERS = {
     "apsw": "pitr.sqlite",
     "click": "pitr.cli",
     "obstore": "pitr.archive.cloud",
+    "psycopg": "pitr.postgres",
     "whenever": "pitr.target_text",
 }
 BANNED_NAMES = {"common", "data", "handler", "helper", "helpers", "info", "manager", "misc"}
@@ -505,7 +506,12 @@ def text_files() -> Iterator[Path]:
     files = [path for folder in folders for path in (ROOT / folder).rglob("*")] + [*ROOT.iterdir()]
     for path in sorted(files):
         hidden = "__pycache__" in path.parts or "golden" in path.parts or path == Path(__file__)
-        if path.is_file() and path.suffix in kinds and not hidden and path.name != "LICENSE":
+        if (
+            path.is_file()
+            and path.suffix in kinds
+            and not hidden
+            and path.name not in ("LICENSE", ".git")
+        ):
             yield path
 
 

@@ -2,7 +2,7 @@
 # Make .venv and install the project into it, editable. Called by the Makefile; needs only Python.
 #
 #   tools/bootstrap.sh run    what the commands need
-#   tools/bootstrap.sh dev    the test tools too, and a C compiler where one can be had
+#   tools/bootstrap.sh dev    the test tools too, and a C compiler and PostgreSQL 15 where they can be had
 #
 # PYTHON names the interpreter; without it the first of python3.13, 3.12, 3.11 and python3 that is
 # at least 3.11 is taken. Missing system packages are installed when the caller is root and there is
@@ -62,6 +62,16 @@ fi
 
 if [ "$what" = dev ] && ! can_compile "$venv/bin/python" && can_install; then
     apt_install gcc libc6-dev "python$version-dev" || say "no C compiler to be had: going on without"
+fi
+
+# Without it the tests take a PostgreSQL 15 from pip, as they do for the other versions.
+if [ "$what" = dev ] && [ ! -x /usr/lib/postgresql/15/bin/postgres ] && can_install; then
+    # Debian's package starts a server of its own unless it is told not to before it is there.
+    if [ ! -e /etc/postgresql-common ]; then
+        mkdir -p /etc/postgresql-common
+        echo "create_main_cluster = false" >/etc/postgresql-common/createcluster.conf
+    fi
+    apt_install postgresql-15 || say "no PostgreSQL 15 to be had from apt-get: going on without"
 fi
 
 project=.
