@@ -30,10 +30,10 @@ lint: $(VENV)/dev-ready ## ruff, its formatter, and mypy --strict
 	$(BIN)/mypy
 
 check: lint ## lint and the rules of the house: no slow test
-	$(BIN)/python -m pytest tests/test_tidy.py tests/test_docs.py
+	$(BIN)/python -m pytest tests/test_tidy.py tests/test_import_order.py tests/test_docs.py
 
 fast: $(VENV)/dev-ready ## The tests that need no second process, in seconds
-	$(BIN)/python -m pytest tests/unit tests/test_tidy.py
+	$(BIN)/python -m pytest tests/unit tests/test_tidy.py tests/test_import_order.py
 
 format: $(VENV)/dev-ready ## Rewrite the source as `check` wants it
 	$(BIN)/ruff check --fix

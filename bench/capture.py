@@ -23,8 +23,8 @@ from bench.world import (
     write,
 )
 from pitr.archive.local import LocalStore
-from pitr.sqlite.history import PageArchive
-from pitr.sqlite.segment import CommitKind, CommitRecord
+from pitr.sqlite.pagelog.history import PageArchive
+from pitr.sqlite.pagelog.segment import CommitKind, CommitRecord
 
 _ROUNDS = 3
 _PACED = 500  # commits a second

@@ -35,10 +35,10 @@ _ENGINE = """
 import json, resource, sys, time
 from pathlib import Path
 from pitr.archive.local import LocalStore
-from pitr.sqlite.candidates import Limits
-from pitr.sqlite.classified import classify, let_go_of_live, stream_rows
-from pitr.sqlite.history import PageArchive
-from pitr.sqlite.states import StateSources, open_states
+from pitr.sqlite.diff.candidates import Limits
+from pitr.sqlite.diff.classified import classify, let_go_of_live, stream_rows
+from pitr.sqlite.pagelog.history import PageArchive
+from pitr.sqlite.diff.states import StateSources, open_states
 
 folder, sidecar, after, whole = sys.argv[1:]
 limits = Limits(sidecar_bytes_min=1 << 60) if whole == "whole" else Limits()

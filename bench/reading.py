@@ -21,9 +21,9 @@ from bench.world import (
     write,
 )
 from pitr.archive.local import LocalStore
-from pitr.sqlite.history import HistoryPages, PageArchive
-from pitr.sqlite.replay import open_past
-from pitr.sqlite.scans import announce_scans
+from pitr.sqlite.pagelog.history import HistoryPages, PageArchive
+from pitr.sqlite.past.replay import open_past
+from pitr.sqlite.past.scans import announce_scans
 
 _ROUNDS = 7
 # Every column of every row; and as little as can be done with a row once its page is there.

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 
 from pitr.archive.store import ObjectExists, ObjectInfo, check_key, prefix_folder
-from pitr.errors import CorruptObject, ObjectMissing
+from pitr.errors import CorruptObject, ObjectMissing, StoreUnusable
 
 
 class MemoryStore:
@@ -64,3 +64,32 @@ class MemoryStore:
         """Delete an object; deleting one that is not there is no error."""
         with self._lock:
             self._objects.pop(check_key(key), None)
+
+
+class FaultyStore(MemoryStore):
+    """A store that can be out of reach, or accept an object and then lose its own answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_down = False
+        self.loses_answers = False
+        self.hang = threading.Event()
+        self.hang.set()
+        self.written: list[str] = []
+
+    def _fault(self) -> None:
+        self.hang.wait()
+        if self.is_down:
+            raise StoreUnusable("the store cannot be reached", detail="It was switched off.")
+
+    def put_new(self, key: str, data: bytes) -> None:
+        self._fault()
+        super().put_new(key, data)
+        self.written.append(key)
+        if self.loses_answers:
+            raise StoreUnusable("the store did not answer", detail="The connection broke.")
+
+    def put(self, key: str, data: bytes) -> None:
+        self._fault()
+        super().put(key, data)
+        self.written.append(key)

@@ -24,7 +24,7 @@ from pitr.operations import capture as capturing
 from pitr.operations.status import Status
 from pitr.operations.status import status as read_status
 from pitr.operations.verify import verify as verify_archive
-from pitr.sqlite.dump import describe_object
+from pitr.sqlite.pagelog.dump import describe_object
 from pitr.target_text import format_age, format_local, format_time
 
 

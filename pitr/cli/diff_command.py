@@ -15,8 +15,8 @@ import click
 from pitr.cli.options import json_option, settings_of, source_options
 from pitr.cli.render import SCHEMA, csv_text, json_value, note, target_json
 from pitr.operations.diff import Diff, DiffRequest, DiffTable, open_diff
-from pitr.sqlite.literal import literal
-from pitr.sqlite.tokens import quoted
+from pitr.sqlite.statement.literal import literal
+from pitr.sqlite.statement.tokens import quoted
 from pitr.target_text import format_local, format_time
 from pitr.vocabulary.diff_row import DiffRow, Row, Value
 from pitr.vocabulary.row_class import TREATMENTS, Action, RowClass

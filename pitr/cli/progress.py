@@ -8,8 +8,8 @@ import threading
 
 from pitr.cli.render import SCHEMA, note
 from pitr.operations.clock import now_us
-from pitr.sqlite.event import Event, Level
 from pitr.target_text import format_time
+from pitr.vocabulary.event import Event, Level
 
 
 class Reporter:

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pitr.sqlite.event import Event, Level, OnEvent
+from pitr.vocabulary.event import Event, Level, OnEvent
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _STOPPING = Event(Level.INFO, "stopping", "Archiving what is committed; once more ends at once.")

@@ -12,7 +12,7 @@ from pitr.cli.render import emit, emit_json, note, styled, table_text
 from pitr.errors import SourceUnusable
 from pitr.operations.check import check as check_settings
 from pitr.operations.init import init as init_archive
-from pitr.sqlite.capability import Finding, Level
+from pitr.vocabulary.finding import Finding, Level
 
 
 @click.command()

@@ -21,12 +21,12 @@ from pitr.config import Settings
 from pitr.errors import PreconditionFailed
 from pitr.operations.clock import now_us
 from pitr.operations.maintenance import maintained
-from pitr.sqlite.capture import Capture
-from pitr.sqlite.event import OnEvent
-from pitr.sqlite.history import PageArchive
-from pitr.sqlite.live import is_current
-from pitr.sqlite.pagemap import encode_map
-from pitr.sqlite.session import CaptureOptions
+from pitr.sqlite.capture.capture import Capture
+from pitr.sqlite.capture.live import is_current
+from pitr.sqlite.capture.session import CaptureOptions
+from pitr.sqlite.pagelog.history import PageArchive
+from pitr.sqlite.pagelog.pagemap import encode_map
+from pitr.vocabulary.event import OnEvent
 from pitr.vocabulary.position import CommitNumber
 
 _POLL_SECONDS = 0.1

@@ -8,7 +8,8 @@ from pitr.archive.archive import open_archive, probe_conditional_put
 from pitr.archive.location import open_store
 from pitr.config import Settings
 from pitr.errors import IdentityMismatch, PitrError
-from pitr.sqlite.capability import Finding, Level, check_source
+from pitr.sqlite.capture.capability import check_source
+from pitr.vocabulary.finding import Finding, Level
 
 
 def check(settings: Settings) -> list[Finding]:

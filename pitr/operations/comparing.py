@@ -20,8 +20,8 @@ from pitr.errors import (
 )
 from pitr.operations.reading import Reading, open_reading
 from pitr.recovery.folder import Recovery, read_recovery
-from pitr.sqlite.states import States, StateSources, open_states
-from pitr.sqlite.tables import folded
+from pitr.sqlite.diff.states import States, StateSources, open_states
+from pitr.sqlite.past.tables import folded
 from pitr.vocabulary.position import CommitNumber
 
 # A capture that runs is behind by its poll and its flush, and by what storing takes.

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pitr.config import Settings
 from pitr.operations.comparing import open_recovery
 from pitr.recovery.folder import Recovery
-from pitr.sqlite.attribution import Attribution, LostBy, attribute_lost
-from pitr.sqlite.classified import ClassifiedTable, classify, let_go_of_live, stream_rows
-from pitr.sqlite.drift import SchemaDrift
-from pitr.sqlite.states import States
+from pitr.sqlite.diff.attribution import Attribution, LostBy, attribute_lost
+from pitr.sqlite.diff.classified import ClassifiedTable, classify, let_go_of_live, stream_rows
+from pitr.sqlite.diff.drift import SchemaDrift
+from pitr.sqlite.diff.states import States
 from pitr.vocabulary.diff_row import DiffRow
 from pitr.vocabulary.position import CommitNumber
 from pitr.vocabulary.row_class import RowClass

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pitr.config import Settings
 from pitr.operations.reading import open_reading
-from pitr.sqlite.log import transactions
+from pitr.sqlite.rows.log import transactions
 from pitr.vocabulary.change import Transaction
 
 

@@ -9,7 +9,8 @@ from pitr.archive.archive import Identity, create_or_adopt
 from pitr.archive.location import make_store
 from pitr.config import FILE_NAME, check_writable, parse_archive, parse_source, write_source
 from pitr.errors import SourceUnusable
-from pitr.sqlite.capability import Finding, Level, check_source
+from pitr.sqlite.capture.capability import check_source
+from pitr.vocabulary.finding import Finding, Level
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,8 @@ from pitr.archive.archive import read_marks
 from pitr.archive.store import Store
 from pitr.errors import PitrError
 from pitr.operations.clock import now_us
-from pitr.sqlite.compaction import compact
-from pitr.sqlite.event import Event, Level, OnEvent
+from pitr.sqlite.pagelog.compaction import compact
+from pitr.vocabulary.event import Event, Level, OnEvent
 from pitr.vocabulary.position import CommitNumber
 
 _PAUSE_SECONDS = 60

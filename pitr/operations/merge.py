@@ -19,7 +19,9 @@ from pitr.operations.clock import now_us
 from pitr.operations.comparing import open_recovery
 from pitr.operations.plan import plan_request
 from pitr.recovery.merges import MergedTable, MergeRecord, NewMerge, new_merge
-from pitr.sqlite.apply import (
+from pitr.sqlite.diff.classified import ClassifiedTable, classify
+from pitr.sqlite.diff.states import States
+from pitr.sqlite.merge.apply import (
     Applied,
     MergeStep,
     OnStep,
@@ -28,10 +30,8 @@ from pitr.sqlite.apply import (
     stale,
     wait_for_locks,
 )
-from pitr.sqlite.classified import ClassifiedTable, classify
-from pitr.sqlite.plan import PlanRequest, PreparedPlan, attached_past, make_plan
-from pitr.sqlite.states import States
-from pitr.sqlite.writing import WrittenTable
+from pitr.sqlite.merge.plan import PlanRequest, PreparedPlan, attached_past, make_plan
+from pitr.sqlite.merge.writing import WrittenTable
 from pitr.vocabulary.plan import MergeOptions, MergeOutcome, Plan, SavedPlan
 from pitr.vocabulary.row_class import Action
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from pitr.config import Settings
 from pitr.operations.comparing import OpenRecovery, open_recovery
-from pitr.sqlite.classified import classify
-from pitr.sqlite.plan import PlanRequest, attached_past, make_plan
+from pitr.sqlite.diff.classified import classify
+from pitr.sqlite.merge.plan import PlanRequest, attached_past, make_plan
 from pitr.vocabulary.plan import MergeOptions, Plan
 
 

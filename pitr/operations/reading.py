@@ -18,9 +18,9 @@ from pitr.archive.store import Store
 from pitr.config import Settings
 from pitr.errors import CorruptObject, SourceUnusable
 from pitr.operations.clock import now_us
-from pitr.sqlite.history import PageArchive
-from pitr.sqlite.live import is_current
-from pitr.sqlite.target import ResolvedCommit, Resolver, Window
+from pitr.sqlite.capture.live import is_current
+from pitr.sqlite.pagelog.history import PageArchive
+from pitr.sqlite.past.target import ResolvedCommit, Resolver, Window
 from pitr.target_text import parse_target
 
 

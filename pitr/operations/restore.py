@@ -12,11 +12,11 @@ from pitr.config import Settings
 from pitr.errors import UsageError
 from pitr.operations.reading import Reading, open_reading
 from pitr.recovery.folder import RecoveredTable, Recovery, new_recovery
-from pitr.sqlite.absence import explain_absence
-from pitr.sqlite.compare import Comparison, compare_with_live, compare_with_past
-from pitr.sqlite.replay import open_past
-from pitr.sqlite.sidecar import RestoredTable, restore_tables
-from pitr.sqlite.target import ResolvedCommit
+from pitr.sqlite.diff.compare import Comparison, compare_with_live, compare_with_past
+from pitr.sqlite.past.absence import explain_absence
+from pitr.sqlite.past.replay import open_past
+from pitr.sqlite.past.sidecar import RestoredTable, restore_tables
+from pitr.sqlite.past.target import ResolvedCommit
 from pitr.vocabulary.target import ResolvedTarget
 
 

@@ -10,9 +10,9 @@ from pitr.config import Settings
 from pitr.errors import ArchiveGap, OutsideWindow, UsageError
 from pitr.operations.reading import Reading, open_reading
 from pitr.operations.restore import RestoreOutcome, RestoreRequest, make_recovery
-from pitr.sqlite.changes import TableDelta
-from pitr.sqlite.log import walk
-from pitr.sqlite.segment import CommitKind, CommitRecord
+from pitr.sqlite.pagelog.segment import CommitKind, CommitRecord
+from pitr.sqlite.rows.changes import TableDelta
+from pitr.sqlite.rows.log import walk
 from pitr.target_text import parse_target
 from pitr.vocabulary.position import CommitNumber
 from pitr.vocabulary.target import CommitTarget, ResolvedTarget

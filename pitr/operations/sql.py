@@ -10,10 +10,10 @@ from pitr.config import Settings
 from pitr.errors import PreconditionFailed
 from pitr.operations.reading import open_reading
 from pitr.recovery.folder import read_recovery
-from pitr.sqlite.readonly import QueryResult, run_query
-from pitr.sqlite.replay import open_past
-from pitr.sqlite.scans import announce_scans
-from pitr.sqlite.sidecar import open_sidecar
+from pitr.sqlite.past.replay import open_past
+from pitr.sqlite.past.scans import announce_scans
+from pitr.sqlite.past.sidecar import open_sidecar
+from pitr.sqlite.statement.readonly import QueryResult, run_query
 from pitr.vocabulary.target import ResolvedTarget
 
 

@@ -10,9 +10,9 @@ from pitr.archive.lease import is_live
 from pitr.config import Settings
 from pitr.errors import SourceUnusable
 from pitr.operations.reading import Reading, open_reading
-from pitr.sqlite.live import Standing, last_changed_us, standing
-from pitr.sqlite.segment import CommitKind, CommitRecord
-from pitr.sqlite.target import Window
+from pitr.sqlite.capture.live import Standing, last_changed_us, standing
+from pitr.sqlite.pagelog.segment import CommitKind, CommitRecord
+from pitr.sqlite.past.target import Window
 from pitr.vocabulary.position import CommitNumber
 
 _GAP_KINDS = (CommitKind.GAP, CommitKind.FORK)

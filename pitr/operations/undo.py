@@ -18,10 +18,10 @@ from pitr.errors import PitrError, SourceUnusable
 from pitr.merge.aftermath import judge
 from pitr.operations.merge import LOCK_SECONDS, Confirm, MergeResult, Run, run_plan
 from pitr.recovery.merges import KeptMerge, list_merges, read_merge
-from pitr.sqlite.apply import OnStep
-from pitr.sqlite.plan import PlanRequest
-from pitr.sqlite.states import States, StateSources, open_states
-from pitr.sqlite.undo import attach_images, classify_merged
+from pitr.sqlite.diff.states import States, StateSources, open_states
+from pitr.sqlite.merge.apply import OnStep
+from pitr.sqlite.merge.plan import PlanRequest
+from pitr.sqlite.merge.undo import attach_images, classify_merged
 from pitr.vocabulary.plan import MergeOptions, MergeOutcome
 from pitr.vocabulary.row_class import ConflictPolicy, RowClass
 

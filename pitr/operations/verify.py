@@ -5,7 +5,7 @@ from __future__ import annotations
 from pitr.archive.archive import open_archive
 from pitr.archive.location import open_store
 from pitr.config import Settings
-from pitr.sqlite.verify import VerifyReport, verify_archive
+from pitr.sqlite.pagelog.verify import VerifyReport, verify_archive
 
 
 def verify(settings: Settings) -> VerifyReport:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pitr.config import Settings
 from pitr.operations.reading import open_reading
-from pitr.sqlite.when import WhenOutcome
-from pitr.sqlite.when import find_row as find_in_archive
+from pitr.sqlite.rows.when import WhenOutcome
+from pitr.sqlite.rows.when import find_row as find_in_archive
 
 
 def find_row(settings: Settings, table: str, where: str, *, gone: bool) -> WhenOutcome:

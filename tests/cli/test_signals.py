@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from pitr.cli.signals import stopped_by_signals
-from pitr.sqlite.event import Event
+from pitr.vocabulary.event import Event
 
 
 @pytest.mark.timeout(20)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from pitr.archive.archive import create_or_adopt
 from pitr.archive.local import LocalStore
-from pitr.sqlite.segment import CommitKind
+from pitr.sqlite.pagelog.segment import CommitKind
 from tests.sqlite.capture_world import newest_image, opened, read_file, states
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,8 +69,8 @@ CAPTURE = """
 import signal, sys, threading
 from pathlib import Path
 from pitr.archive.local import LocalStore
-from pitr.sqlite.capture import Capture
-from pitr.sqlite.session import CaptureOptions
+from pitr.sqlite.capture.capture import Capture
+from pitr.sqlite.capture.session import CaptureOptions
 stop = threading.Event()
 signal.signal(signal.SIGTERM, lambda *_: stop.set())
 path, archive, spool = map(Path, sys.argv[1:])

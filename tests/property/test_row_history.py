@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from pitr.errors import PitrError
-from pitr.sqlite.log import transactions
-from pitr.sqlite.segment import CommitKind
-from pitr.sqlite.when import find_row
+from pitr.sqlite.pagelog.segment import CommitKind
+from pitr.sqlite.rows.log import transactions
+from pitr.sqlite.rows.when import find_row
 from pitr.vocabulary.change import TableChange
 from tests.sqlite.lives import Life
 from tests.sqlite.recorded import Recorder, both, reference

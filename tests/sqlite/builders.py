@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from pitr.archive.store import ObjectInfo, Store
-from pitr.sqlite.history import PageArchive
-from pitr.sqlite.pagemap import CurrentPages, encode_map
-from pitr.sqlite.segment import CommitKind, CommitRecord, SegmentWriter, page_digest
+from pitr.sqlite.pagelog.history import PageArchive
+from pitr.sqlite.pagelog.pagemap import CurrentPages, encode_map
+from pitr.sqlite.pagelog.segment import CommitKind, CommitRecord, SegmentWriter, page_digest
 from tests.memory_store import MemoryStore
 
 PAGE_SIZE = 512

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from pitr.archive.store import Store
-from pitr.sqlite.capture import Capture
-from pitr.sqlite.event import Event, Level
-from pitr.sqlite.history import PageArchive
-from pitr.sqlite.segment import CommitRecord
-from pitr.sqlite.session import CaptureOptions
+from pitr.sqlite.capture.capture import Capture
+from pitr.sqlite.capture.session import CaptureOptions
+from pitr.sqlite.pagelog.history import PageArchive
+from pitr.sqlite.pagelog.segment import CommitRecord
+from pitr.vocabulary.event import Event, Level
 
 FAST = CaptureOptions(poll_seconds=0.02, flush_seconds=0.05)
 WAIT_SECONDS = 20.0

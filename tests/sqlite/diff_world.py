@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pitr.sqlite.candidates import Limits
-from pitr.sqlite.classified import ClassifiedTable, classify, stream_rows
-from pitr.sqlite.history import PageArchive
-from pitr.sqlite.replay import open_past
-from pitr.sqlite.sidecar import restore_tables
-from pitr.sqlite.states import States, StateSources, open_states
+from pitr.sqlite.diff.candidates import Limits
+from pitr.sqlite.diff.classified import ClassifiedTable, classify, stream_rows
+from pitr.sqlite.diff.states import States, StateSources, open_states
+from pitr.sqlite.pagelog.history import PageArchive
+from pitr.sqlite.past.replay import open_past
+from pitr.sqlite.past.sidecar import restore_tables
 from pitr.vocabulary.diff_row import DiffRow
 from tests.memory_store import MemoryStore
 from tests.sqlite.capture_world import App, capture_once

@@ -14,10 +14,10 @@ from pitr.errors import PitrError
 from pitr.operations.merge import MergeResult, Run, run_plan
 from pitr.operations.undo import UndoWish, undo
 from pitr.recovery.folder import RecoveredTable, Recovery, new_recovery
-from pitr.sqlite.apply import MergeStep, OnStep
-from pitr.sqlite.classified import classify
-from pitr.sqlite.plan import PlanRequest, PreparedPlan, attached_past, make_plan
-from pitr.sqlite.states import StateSources, open_states
+from pitr.sqlite.diff.classified import classify
+from pitr.sqlite.diff.states import StateSources, open_states
+from pitr.sqlite.merge.apply import MergeStep, OnStep
+from pitr.sqlite.merge.plan import PlanRequest, PreparedPlan, attached_past, make_plan
 from pitr.vocabulary.plan import MergeOptions, Plan
 from pitr.vocabulary.row_class import ConflictPolicy
 from pitr.vocabulary.target import ResolvedTarget

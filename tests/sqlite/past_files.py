@@ -11,8 +11,8 @@ from pathlib import Path
 
 import apsw
 
-from pitr.sqlite.replay import open_past
-from pitr.sqlite.sidecar import RestoredTable, restore_tables
+from pitr.sqlite.past.replay import open_past
+from pitr.sqlite.past.sidecar import RestoredTable, restore_tables
 
 _WRITER = """
 import json, sqlite3, sys

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import apsw
 
-from pitr.sqlite.history import PageArchive
-from pitr.sqlite.segment import (
+from pitr.sqlite.pagelog.history import PageArchive
+from pitr.sqlite.pagelog.segment import (
     FIRST_CHAIN,
     CommitKind,
     SegmentWriter,

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from pitr.sqlite import span
-from pitr.sqlite.classified import ClassifiedTable, classify
-from pitr.sqlite.replay import open_past
-from pitr.sqlite.sidecar import restore_tables
-from pitr.sqlite.states import StateSources, open_states
+from pitr.sqlite.diff import span
+from pitr.sqlite.diff.classified import ClassifiedTable, classify
+from pitr.sqlite.diff.states import StateSources, open_states
+from pitr.sqlite.past.replay import open_past
+from pitr.sqlite.past.sidecar import restore_tables
 from pitr.vocabulary.diff_row import DiffRow
 from tests.sqlite.capture_world import opened
 from tests.sqlite.diff_world import NARROW, DiffWorld, both_ways

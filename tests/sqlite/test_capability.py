@@ -18,8 +18,9 @@ from pathlib import Path
 
 import pytest
 
-from pitr.sqlite import capability
-from pitr.sqlite.capability import Finding, Level, check_source
+from pitr.sqlite.capture import capability
+from pitr.sqlite.capture.capability import check_source
+from pitr.vocabulary.finding import Finding, Level
 
 _HOLDER = """
 import sqlite3, sys
@@ -174,7 +175,7 @@ def test_network_file_system_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 _CHECK = """
 import os, sys
 from pathlib import Path
-from pitr.sqlite.capability import check_source
+from pitr.sqlite.capture.capability import check_source
 os.setgroups([])
 os.setgid(65534)
 os.setuid(65534)

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from pitr.sqlite.event import Level
-from pitr.sqlite.segment import CommitKind
-from pitr.sqlite.session import CaptureOptions
+from pitr.sqlite.capture.session import CaptureOptions
+from pitr.sqlite.pagelog.segment import CommitKind
 from pitr.sqlite.wal.checksum import wal_checksum
 from pitr.sqlite.wal.index import decode_index
+from pitr.vocabulary.event import Level
 from tests.memory_store import MemoryStore
 from tests.sqlite.capture_world import (
     App,
@@ -303,7 +303,7 @@ def test_database_at_rest_is_left_complete(
     store: MemoryStore, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After a while without commits the file alone holds everything, whatever the WAL's size."""
-    monkeypatch.setattr("pitr.sqlite.handover._REST_SECONDS", 0.1)
+    monkeypatch.setattr("pitr.sqlite.capture.handover._REST_SECONDS", 0.1)
     with App(path, *WAL) as app, capturing(store, path) as running:
         app.run("INSERT INTO t VALUES(1, 'x')")
         running.wait(lambda: value(read_file(path), "SELECT count(*) FROM sqlite_schema"))

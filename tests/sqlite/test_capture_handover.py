@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from pitr.sqlite.handover import WalFollower
-from pitr.sqlite.seen import Discontinuity, PollClock, SeenCommit, now_us
-from pitr.sqlite.segment import WalMark
-from pitr.sqlite.source import Source
+from pitr.sqlite.capture.handover import WalFollower
+from pitr.sqlite.capture.seen import Discontinuity, PollClock, SeenCommit, now_us
+from pitr.sqlite.capture.source import Source
+from pitr.sqlite.pagelog.segment import WalMark
 from tests.sqlite.capture_world import App
 
 WAL = ("PRAGMA journal_mode=WAL", "CREATE TABLE t(a INTEGER PRIMARY KEY, b)")

@@ -17,9 +17,9 @@ import pytest
 from pitr.archive.document import encode_document
 from pitr.archive.lease import read_newest_lease
 from pitr.errors import ArchiveHeld, SourceUnusable
-from pitr.sqlite.event import Level
-from pitr.sqlite.segment import CommitKind
-from pitr.sqlite.session import CaptureOptions
+from pitr.sqlite.capture.session import CaptureOptions
+from pitr.sqlite.pagelog.segment import CommitKind
+from pitr.vocabulary.event import Level
 from tests.memory_store import MemoryStore
 from tests.sqlite.capture_world import (
     App,
@@ -290,7 +290,7 @@ def test_exclusive_locking_is_refused(
     store: MemoryStore, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What cannot be read is said, not waited for without end."""
-    monkeypatch.setattr("pitr.sqlite.handover.BUSY_ATTEMPTS", 2)
+    monkeypatch.setattr("pitr.sqlite.capture.handover.BUSY_ATTEMPTS", 2)
     with App(path, *WAL) as app:
         app.run("PRAGMA locking_mode=EXCLUSIVE")
         app.run("INSERT INTO t VALUES(1, 'x')")

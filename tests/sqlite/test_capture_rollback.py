@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from pitr.errors import SourceUnusable
-from pitr.sqlite.difference import LiveImage
-from pitr.sqlite.seen import Interval
-from pitr.sqlite.segment import CommitKind
-from pitr.sqlite.source import Source
+from pitr.sqlite.capture.difference import LiveImage
+from pitr.sqlite.capture.seen import Interval
+from pitr.sqlite.capture.source import Source
+from pitr.sqlite.pagelog.segment import CommitKind
 from tests.memory_store import MemoryStore
 from tests.sqlite.capture_world import (
     App,

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,13 +18,11 @@ import pytest
 
 from pitr.archive.document import encode_document
 from pitr.archive.lease import read_newest_lease
-from pitr.archive.local import LocalStore
-from pitr.errors import CorruptObject, StoreUnusable
-from pitr.sqlite.event import Event, Level
-from pitr.sqlite.outbox import Outbox
-from pitr.sqlite.segment import CommitKind
-from pitr.sqlite.session import CaptureOptions
-from tests.memory_store import MemoryStore
+from pitr.errors import StoreUnusable
+from pitr.sqlite.capture.session import CaptureOptions
+from pitr.sqlite.pagelog.segment import CommitKind
+from pitr.vocabulary.event import Level
+from tests.memory_store import FaultyStore, MemoryStore
 from tests.sqlite.capture_world import (
     FAST,
     App,
@@ -41,35 +38,6 @@ COUNT = "SELECT count(*) FROM t"
 WAL = ("PRAGMA journal_mode=WAL", "CREATE TABLE IF NOT EXISTS t(a INTEGER PRIMARY KEY, b)")
 
 
-class FaultyStore(MemoryStore):
-    """A store that can be out of reach, or accept an object and then lose its own answer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.is_down = False
-        self.loses_answers = False
-        self.hang = threading.Event()
-        self.hang.set()
-        self.written: list[str] = []
-
-    def _fault(self) -> None:
-        self.hang.wait()
-        if self.is_down:
-            raise StoreUnusable("the store cannot be reached", detail="It was switched off.")
-
-    def put_new(self, key: str, data: bytes) -> None:
-        self._fault()
-        super().put_new(key, data)
-        self.written.append(key)
-        if self.loses_answers:
-            raise StoreUnusable("the store did not answer", detail="The connection broke.")
-
-    def put(self, key: str, data: bytes) -> None:
-        self._fault()
-        super().put(key, data)
-        self.written.append(key)
-
-
 @pytest.fixture
 def store() -> FaultyStore:
     return FaultyStore()
@@ -83,8 +51,8 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pauses as in production, a hundred times shorter."""
-    monkeypatch.setattr("pitr.sqlite.outbox._FIRST_PAUSE_SECONDS", 0.005)
-    monkeypatch.setattr("pitr.sqlite.outbox._PAUSE_SECONDS_MAX", 0.05)
+    monkeypatch.setattr("pitr.archive.outbox._FIRST_PAUSE_SECONDS", 0.005)
+    monkeypatch.setattr("pitr.archive.outbox._PAUSE_SECONDS_MAX", 0.05)
 
 
 def spooled(path: Path) -> list[Path]:
@@ -224,50 +192,6 @@ def test_store_that_is_down_from_the_start_is_an_error(store: FaultyStore, path:
         capture_once(store, path)
 
 
-def test_object_that_contradicts_ours_stops_capture(store: FaultyStore, tmp_path: Path) -> None:
-    """Somebody else writes under our lease: no more is written, and the object is named."""
-    events: list[Event] = []
-    store.put_new("log/x", b"theirs")
-    outbox = Outbox(store, tmp_path, events.append)
-    outbox.put("log/x", b"ours")
-    outbox.close()
-    with pytest.raises(CorruptObject, match="log/x"):
-        outbox.check()
-
-
-def test_spool_survives_being_cut_off_anywhere(store: FaultyStore, tmp_path: Path) -> None:
-    """Leftovers of a half-written spool file are no objects; the order is that of the puts."""
-    store.is_down = True
-    outbox = Outbox(store, tmp_path, lambda _event: None)
-    for number in range(12):
-        outbox.put(f"log/{number}", b"%d" % number)
-    outbox.close()
-    folder = next(tmp_path.iterdir())
-    (folder / ".pitr~1~0123456789abcdef~1").write_bytes(b"half")
-    store.is_down = False
-    second = Outbox(store, tmp_path, lambda _event: None)
-    second.put("log/12", b"12")
-    second.close()
-    assert store.written == [f"log/{number}" for number in range(13)]
-    assert store.get("log/11") == b"11"
-
-
-def test_spools_of_two_archives_do_not_mix(tmp_path: Path) -> None:
-    """One spool folder may serve several locations."""
-    first, second = LocalStore(tmp_path / "first"), LocalStore(tmp_path / "second")
-    (tmp_path / "first").write_text("in the way")
-    outbox = Outbox(first, tmp_path / "spool", lambda _event: None)
-    outbox.put("log/1", b"one")
-    outbox.close()
-    other = Outbox(second, tmp_path / "spool", lambda _event: None)
-    other.put("log/2", b"two")
-    other.close()
-    assert [info.key for info in second.list("")] == ["log/2"]
-    (tmp_path / "first").unlink()
-    Outbox(first, tmp_path / "spool", lambda _event: None).close()
-    assert first.get("log/1") == b"one"
-
-
 # ---- idle ----------------------------------------------------------------------------------------
 
 
@@ -292,7 +216,7 @@ def test_lease_of_an_idle_capture_is_renewed(
 ) -> None:
     """With intervals of a fifth of a second instead of a minute: one overwrite in each."""
     monkeypatch.setattr("pitr.archive.lease.RENEW_SECONDS", 0.2)
-    monkeypatch.setattr("pitr.sqlite.outbox._IDLE_SECONDS", 0.02)
+    monkeypatch.setattr("pitr.archive.outbox._IDLE_SECONDS", 0.02)
     with App(path, *WAL), capturing(store, path):
         time.sleep(0.1)
         before = len(store.written)

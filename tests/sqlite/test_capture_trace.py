@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from pitr.sqlite.segment import CommitKind
-from pitr.sqlite.session import CaptureOptions
+from pitr.sqlite.capture.session import CaptureOptions
+from pitr.sqlite.pagelog.segment import CommitKind
 from tests.memory_store import MemoryStore
 from tests.sqlite.capture_world import App, capturing, records, states
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 import pytest
 
 from pitr.archive.store import ObjectInfo
-from pitr.sqlite.catalog import Catalog
-from pitr.sqlite.compaction import plan, unneeded
-from pitr.sqlite.segment import Note
+from pitr.sqlite.pagelog.catalog import Catalog
+from pitr.sqlite.pagelog.compaction import plan, unneeded
+from pitr.sqlite.pagelog.segment import Note
 from tests.sqlite.builders import infos
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pitr.sqlite.log import transactions
-from pitr.sqlite.segment import CommitKind
+from pitr.sqlite.pagelog.segment import CommitKind
+from pitr.sqlite.rows.log import transactions
 from pitr.vocabulary.change import TableChange
 from tests.sqlite.recorded import Recorder, reference
 

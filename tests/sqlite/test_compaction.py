@@ -9,8 +9,8 @@ import pytest
 
 from pitr.archive.lease import acquire
 from pitr.errors import ArchiveGap
-from pitr.sqlite.catalog import Catalog
-from pitr.sqlite.compaction import (
+from pitr.sqlite.pagelog.catalog import Catalog
+from pitr.sqlite.pagelog.compaction import (
     FINE_WINDOW_US,
     GRACE_US,
     Merge,
@@ -20,9 +20,9 @@ from pitr.sqlite.compaction import (
     settled_catalog,
     sweep,
 )
-from pitr.sqlite.history import PageArchive
-from pitr.sqlite.segment import CommitKind, CommitRecord
-from pitr.sqlite.verify import verify_archive
+from pitr.sqlite.pagelog.history import PageArchive
+from pitr.sqlite.pagelog.segment import CommitKind, CommitRecord
+from pitr.sqlite.pagelog.verify import verify_archive
 from tests.memory_store import MemoryStore
 from tests.sqlite.builders import (
     HOUR_US,

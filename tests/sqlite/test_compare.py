@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from pitr.sqlite.compare import Comparison, compare_with_live, compare_with_past
-from pitr.sqlite.replay import open_past
-from pitr.sqlite.sidecar import restore_tables
+from pitr.sqlite.diff.compare import Comparison, compare_with_live, compare_with_past
+from pitr.sqlite.past.replay import open_past
+from pitr.sqlite.past.sidecar import restore_tables
 from tests.sqlite.past_files import APPLICATION, FilePages, opened, quoted, write_database
 
 FILL = "WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < {})"

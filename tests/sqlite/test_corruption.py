@@ -10,12 +10,12 @@ import pytest
 
 from pitr.archive.lease import acquire
 from pitr.errors import ArchiveLacks, Corrupt, CorruptObject, PitrError, PreconditionFailed
-from pitr.sqlite.compaction import compact
-from pitr.sqlite.dump import describe_object
-from pitr.sqlite.history import PageArchive
-from pitr.sqlite.pagemap import encode_map
-from pitr.sqlite.segment import CommitKind, SegmentWriter, page_digest
-from pitr.sqlite.verify import verify_archive
+from pitr.sqlite.pagelog.compaction import compact
+from pitr.sqlite.pagelog.dump import describe_object
+from pitr.sqlite.pagelog.history import PageArchive
+from pitr.sqlite.pagelog.pagemap import encode_map
+from pitr.sqlite.pagelog.segment import CommitKind, SegmentWriter, page_digest
+from pitr.sqlite.pagelog.verify import verify_archive
 from tests.memory_store import MemoryStore
 from tests.sqlite.builders import (
     START_US,

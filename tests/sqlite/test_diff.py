@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from pitr.sqlite.classified import classify, let_go_of_live, stream_rows
-from pitr.sqlite.literal import literal
-from pitr.sqlite.states import BEFORE, LIVE, open_states
+from pitr.sqlite.diff.classified import classify, let_go_of_live, stream_rows
+from pitr.sqlite.diff.states import BEFORE, LIVE, open_states
+from pitr.sqlite.statement.literal import literal
 from pitr.vocabulary.row_class import RowClass
 from tests.sqlite.diff_world import WHOLE, DiffWorld, Found, both_ways, classes, making_worlds, mask
 from tests.sqlite.past_files import APPLICATION, ODD_NAMES, quoted, write_database

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from pitr.sqlite import removals, span
-from pitr.sqlite.attribution import Attribution, attribute_lost
-from pitr.sqlite.classified import ClassifiedTable, classify, let_go_of_live, stream_rows
-from pitr.sqlite.states import open_states
+from pitr.sqlite.diff import removals, span
+from pitr.sqlite.diff.attribution import Attribution, attribute_lost
+from pitr.sqlite.diff.classified import ClassifiedTable, classify, let_go_of_live, stream_rows
+from pitr.sqlite.diff.states import open_states
 from pitr.vocabulary.diff_row import DiffRow
 from pitr.vocabulary.row_class import RowClass
 from tests.sqlite.diff_world import WHOLE, DiffWorld, making_worlds

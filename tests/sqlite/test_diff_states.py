@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from pitr.errors import PreconditionFailed, SourceUnusable
-from pitr.sqlite import states as states_module
-from pitr.sqlite.classified import classify
-from pitr.sqlite.history import PageArchive
-from pitr.sqlite.segment import WalMark
-from pitr.sqlite.states import open_states
+from pitr.sqlite.diff import states as states_module
+from pitr.sqlite.diff.classified import classify
+from pitr.sqlite.diff.states import open_states
+from pitr.sqlite.pagelog.history import PageArchive
+from pitr.sqlite.pagelog.segment import WalMark
 from pitr.sqlite.wal.index import WalIndex
 from pitr.vocabulary.row_class import RowClass
 from tests.sqlite.capture_world import App, read_file

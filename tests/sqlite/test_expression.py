@@ -9,8 +9,8 @@ import apsw
 import pytest
 
 from pitr.errors import UsageError
-from pitr.sqlite.expression import check_expression
-from pitr.sqlite.replay import open_past
+from pitr.sqlite.past.replay import open_past
+from pitr.sqlite.statement.expression import check_expression
 from tests.sqlite.past_files import APPLICATION, FilePages, write_database
 
 

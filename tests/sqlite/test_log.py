@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from pitr.errors import CorruptDatabase, TableUnknown
-from pitr.sqlite.btree import Snapshot
-from pitr.sqlite.compaction import compact
-from pitr.sqlite.history import PageArchive
-from pitr.sqlite.log import transactions
-from pitr.sqlite.schema import Schema
-from pitr.sqlite.segment import CommitKind
+from pitr.sqlite.file.btree import Snapshot
+from pitr.sqlite.pagelog.compaction import compact
+from pitr.sqlite.pagelog.history import PageArchive
+from pitr.sqlite.pagelog.segment import CommitKind
+from pitr.sqlite.past.schema import Schema
+from pitr.sqlite.rows.log import transactions
 from pitr.vocabulary.change import TableChange, Transaction
 from tests.memory_store import MemoryStore
 from tests.sqlite.builders import RemoteStore

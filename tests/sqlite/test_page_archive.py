@@ -8,9 +8,9 @@ import pytest
 
 from pitr.archive.object import ObjectReader
 from pitr.errors import ArchiveGap, CorruptObject, OutsideWindow
-from pitr.sqlite import images, segment
-from pitr.sqlite.history import PageArchive
-from pitr.sqlite.segment import CommitKind, SegmentIndex
+from pitr.sqlite.pagelog import images, segment
+from pitr.sqlite.pagelog.history import PageArchive
+from pitr.sqlite.pagelog.segment import CommitKind, SegmentIndex
 from tests.memory_store import MemoryStore
 from tests.sqlite.builders import (
     START_US,

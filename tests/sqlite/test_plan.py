@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pitr.errors import UsageError
-from pitr.sqlite.script import ROWS_MAX
+from pitr.sqlite.merge.script import ROWS_MAX
 from pitr.vocabulary.plan import Plan
 from tests.sqlite.merge_world import MergeWorld, conflicts, counts, making_merge_worlds
 

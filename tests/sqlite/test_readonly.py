@@ -9,8 +9,8 @@ import apsw
 import pytest
 
 from pitr.errors import CorruptObject, PitrError, TableUnknown, UsageError
-from pitr.sqlite.readonly import run_query
-from pitr.sqlite.replay import open_past
+from pitr.sqlite.past.replay import open_past
+from pitr.sqlite.statement.readonly import run_query
 from tests.sqlite.past_files import FilePages, write_database
 
 FILL = "WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < 20000)"

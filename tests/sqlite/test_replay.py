@@ -10,7 +10,7 @@ import apsw
 import pytest
 
 from pitr.errors import CorruptDatabase, CorruptObject, ObjectMissing, UsageError
-from pitr.sqlite.replay import PastPages, connect, open_past, past_pages, past_uri
+from pitr.sqlite.past.replay import PastPages, connect, open_past, past_pages, past_uri
 from tests.sqlite.past_files import APPLICATION, FilePages, opened, write_database
 
 FILL = (

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from pitr.errors import UsageError
-from pitr.sqlite.btree import Snapshot
-from pitr.sqlite.replay import open_past
-from pitr.sqlite.scans import announce_scans
+from pitr.sqlite.file.btree import Snapshot
+from pitr.sqlite.past.replay import open_past
+from pitr.sqlite.past.scans import announce_scans
 from tests.sqlite.past_files import FilePages, write_database
 
 _ROWS = "WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < 9000)"

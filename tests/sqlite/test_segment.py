@@ -10,10 +10,17 @@ import pytest
 
 from pitr.archive.object import ObjectReader
 from pitr.errors import CorruptObject, PreconditionFailed
-from pitr.sqlite import segment
-from pitr.sqlite.history import PageArchive
-from pitr.sqlite.segment import CommitKind, Note, SegmentIndex, SegmentWriter, WalMark, page_digest
-from pitr.sqlite.verify import check_chain, verify_archive
+from pitr.sqlite.pagelog import segment
+from pitr.sqlite.pagelog.history import PageArchive
+from pitr.sqlite.pagelog.segment import (
+    CommitKind,
+    Note,
+    SegmentIndex,
+    SegmentWriter,
+    WalMark,
+    page_digest,
+)
+from pitr.sqlite.pagelog.verify import check_chain, verify_archive
 from tests.sqlite.builders import (
     ArchiveBuilder,
     a_base,

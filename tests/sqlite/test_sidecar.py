@@ -19,8 +19,8 @@ from pitr.errors import (
     TableUnknown,
     UsageError,
 )
-from pitr.sqlite.replay import open_past
-from pitr.sqlite.sidecar import RestoredTable, open_sidecar, restore_tables
+from pitr.sqlite.past.replay import open_past
+from pitr.sqlite.past.sidecar import RestoredTable, open_sidecar, restore_tables
 from tests.sqlite.past_files import (
     ODD_NAMES,
     FilePages,
@@ -417,8 +417,8 @@ def test_rows_that_break_their_own_constraint_are_told(tmp_path: Path) -> None:
 _KILLED = """
 import sys
 from pathlib import Path
-from pitr.sqlite.replay import open_past
-from pitr.sqlite.sidecar import restore_tables
+from pitr.sqlite.past.replay import open_past
+from pitr.sqlite.past.sidecar import restore_tables
 from tests.sqlite.past_files import FilePages
 with open_past(FilePages(Path(sys.argv[1]))) as past:
     restore_tables(past, ["orders"], Path(sys.argv[2]))

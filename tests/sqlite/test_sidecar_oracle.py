@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pitr.sqlite.replay import open_past
-from pitr.sqlite.sidecar import restore_tables
+from pitr.sqlite.past.replay import open_past
+from pitr.sqlite.past.sidecar import restore_tables
 from tests.sqlite.past_files import (
     ODD_NAMES,
     assert_same,

@@ -14,7 +14,7 @@ import pytest
 from pitr.errors import (
     UsageError,
 )
-from pitr.sqlite.sidecar import RestoredTable
+from pitr.sqlite.past.sidecar import RestoredTable
 from tests.sqlite.past_files import (
     APPLICATION,
     assert_same,

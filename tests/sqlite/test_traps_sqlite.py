@@ -17,8 +17,8 @@ import apsw
 import pytest
 
 import pitr
-from pitr.sqlite.apply import MergeStep, begin_locked
-from pitr.sqlite.states import StateSources, open_states
+from pitr.sqlite.diff.states import StateSources, open_states
+from pitr.sqlite.merge.apply import MergeStep, begin_locked
 from pitr.vocabulary.plan import Plan
 from tests.sqlite.capture_world import App, read_file
 from tests.sqlite.merge_world import (

@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pitr.errors import CorruptDatabase
-from pitr.sqlite import page
-from pitr.sqlite.btree import Snapshot
-from pitr.sqlite.page import PageKind, PointerKind
-from pitr.sqlite.schema import Schema
+from pitr.sqlite.file import page
+from pitr.sqlite.file.btree import Snapshot
+from pitr.sqlite.file.page import PageKind, PointerKind
+from pitr.sqlite.past.schema import Schema
 from tests.sqlite.past_files import FilePages
 
 PAGE_SIZES = (512, 1024, 4096, 16384, 65536)

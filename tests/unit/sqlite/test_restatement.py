@@ -5,7 +5,7 @@ from __future__ import annotations
 import apsw
 import pytest
 
-from pitr.sqlite.restatement import index_parts, restated
+from pitr.sqlite.statement.restatement import index_parts, restated
 
 TABLES = {
     "plain": "a INTEGER PRIMARY KEY, b TEXT",

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pitr.sqlite.seen import Discontinuity
-from pitr.sqlite.segment import WalMark
+from pitr.sqlite.capture.seen import Discontinuity
+from pitr.sqlite.capture.wal_reader import WalReader
+from pitr.sqlite.pagelog.segment import WalMark
 from pitr.sqlite.wal.checksum import wal_checksum
 from pitr.sqlite.wal.header import WalHeader, decode_wal_header
-from pitr.sqlite.wal_reader import WalReader
 
 PAGE_SIZE = 512
 FRAME_BYTES = PAGE_SIZE + 24
