@@ -7,6 +7,8 @@
       PreconditionFailed    3   something outside the command has to be mended first
         NotConfigured       3   no pitr.toml, no such source in it
         SourceUnusable      3   the source cannot be captured or read
+          SourceUnreachable 3   its server does not answer now; the same may work later
+        PrivilegeMissing    3   the role may not do what is asked of the server
         ArchiveHeld         3   another run holds the writer lease
         IdentityMismatch    3   the archive belongs to another source
         StoreUnusable       3   the store cannot be reached, or lacks what the archive rests on
@@ -69,6 +71,14 @@ class NotConfigured(PreconditionFailed):
 
 class SourceUnusable(PreconditionFailed):
     """Report a source that cannot be captured or read as it stands."""
+
+
+class SourceUnreachable(SourceUnusable):
+    """Report a server that does not answer now, or lost the connection: worth another try."""
+
+
+class PrivilegeMissing(PreconditionFailed):
+    """Report a role that the server does not let do what is asked."""
 
 
 class ArchiveHeld(PreconditionFailed):

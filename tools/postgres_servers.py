@@ -157,7 +157,8 @@ class Server:
         self, database: str = "postgres", user: str = SUPERUSER, **more: str
     ) -> psycopg.Connection[TupleRow]:
         """Return a new connection with autocommit; the caller closes it."""
-        return psycopg.connect(self.conninfo(database, user, **more), autocommit=True)
+        conninfo = self.conninfo(database, user, client_encoding="UTF8", **more)
+        return psycopg.connect(conninfo, autocommit=True)
 
     def query(self, statement: str, database: str = "postgres") -> list[TupleRow]:
         """Run one or more statements and return the rows of the last, none without a result."""

@@ -1,0 +1,105 @@
+"""Connections to a PostgreSQL server: by libpq's conventions, with settings that we can rely on.
+
+A place is what the user gave as the source: a `postgresql://` URL, `service=NAME`, or key=value
+pairs, without a password. Whatever it leaves out comes from the PG* variables, the service file
+and ~/.pgpass, as with every program on libpq. A password is never looked at here.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from pitr.errors import UsageError
+from pitr.postgres.faults import connection_fault, server_faults
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+
+CONNECT_SECONDS = 15
+# Without these a cable that was pulled is noticed after two hours.
+_KEEPALIVE = {
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}
+# What a role, a database or a service may have set otherwise, and what our reading rests on.
+# search_path: names are written in full, and no function of a user's is called by mistake.
+_SESSION = {
+    "bytea_output": "hex",
+    "DateStyle": "ISO, YMD",
+    "extra_float_digits": "1",
+    "IntervalStyle": "postgres",
+    "TimeZone": "UTC",
+    "search_path": "pg_catalog, pg_temp",
+    "standard_conforming_strings": "on",
+    "transaction_timeout": "0",
+    "idle_in_transaction_session_timeout": "0",
+    "idle_session_timeout": "0",
+    "lock_timeout": "10s",
+}
+_PIN = (
+    "SELECT pg_catalog.set_config(known.name, wanted.value, false) FROM pg_catalog.pg_settings"
+    " AS known JOIN unnest(%s::text[], %s::text[]) AS wanted (name, value)"
+    " ON pg_catalog.lower(known.name) = pg_catalog.lower(wanted.name)"
+)
+
+
+def connect(place: str, *, database: str | None = None, program: str = "pitr") -> Connection:
+    """Return a new connection with autocommit and the session settings of this module.
+
+    `database` goes before the one that `place` names. `program` is shown in pg_stat_activity. Text
+    comes as UTF-8. The caller closes it. Raises SourceUnreachable when no server answers,
+    SourceUnusable when it refuses, UsageError for a place that libpq does not understand.
+    """
+    overriding = {} if database is None else {"dbname": database}
+    connection = _connect(place, program, client_encoding="UTF8", **overriding)
+    try:
+        with server_faults(f"cannot set up a session at {place}"):
+            # Prepared statements would not survive a pooler between us and the server.
+            connection.prepare_threshold = None
+            connection.execute("SET statement_timeout = 0")  # the next one takes milliseconds
+            connection.execute(_PIN, [list(_SESSION), list(_SESSION.values())])
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def connect_replication(place: str, *, program: str = "pitr") -> Connection:
+    """Return a new connection to a WAL sender, for physical replication; the caller closes it.
+
+    It takes replication commands only. Text columns come as bytes. Use contextlib.closing: as a
+    context manager it would send a COMMIT into a stream that still runs. Raises as `connect` does,
+    and PrivilegeMissing when the role may not replicate.
+    """
+    return _connect(place, program, replication="true")
+
+
+def _connect(place: str, program: str, **overriding: str) -> Connection:
+    given = _parameters(place)
+    # The program's name yields to PGAPPNAME, the rest to whatever the place says itself.
+    defaults: dict[str, str | int] = {"fallback_application_name": program, **_KEEPALIVE}
+    if not os.environ.get("PGCONNECT_TIMEOUT"):
+        defaults["connect_timeout"] = CONNECT_SECONDS
+    missing = {key: value for key, value in defaults.items() if key not in given}
+    text = make_conninfo(place, **missing, **overriding)
+    try:
+        # Autocommit: a WAL sender knows no transactions, and elsewhere we begin our own.
+        return psycopg.connect(text, autocommit=True)
+    except psycopg.Error as error:
+        raise connection_fault(error, place) from None
+
+
+def _parameters(place: str) -> dict[str, Any]:
+    try:
+        return dict(conninfo_to_dict(place))
+    except psycopg.Error as error:
+        raise UsageError(
+            f"source is not understood: {place!r}",
+            detail=f"{str(error).strip()}.",
+            hint="Write it as postgresql://ROLE@HOST:PORT/DATABASE, or as service=NAME.",
+        ) from None
