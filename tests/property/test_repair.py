@@ -37,6 +37,11 @@ class Table:
     key: tuple[str, ...]
     is_constrained: bool
 
+    @property
+    def referable(self) -> list[str]:
+        """Return the columns that a foreign key may name."""
+        return [name for name in ("id", "u") if (name,) == self.key or name in self.columns[-2:]]
+
     def place(self, column: str) -> int:
         return self.columns.index(column)
 
@@ -64,13 +69,18 @@ def random_table(rng: random.Random, number: int, others: list[Table]) -> Table:
         columns.append("u")
         parts.append(rng.choice(["u TEXT UNIQUE", "u INT UNIQUE ON CONFLICT REPLACE"]))
         is_constrained = True
-    parents = [table for table in others if table.key == ("id",)]
+    kind = rng.choice(["rowid", "rowid", "text", "pair", "nocase", "none"])
+    parents = [(table.name, name) for table in others for name in table.referable]
+    if kind == "rowid":
+        parents.append((name, "id"))
     if parents and rng.random() < 0.6:
         columns.append("p")
-        action = rng.choice(["", "ON DELETE CASCADE", "ON DELETE SET NULL"])
-        parts.append(f"p INT REFERENCES {rng.choice(parents).name} (id) {action}")
+        parent, named = rng.choice(parents)
+        actions = ["", "ON DELETE CASCADE", "ON DELETE SET NULL", "ON UPDATE CASCADE"]
+        actions.append("ON DELETE CASCADE ON UPDATE SET NULL")
+        declared = rng.choice(["INT", "TEXT"])
+        parts.append(f"p {declared} REFERENCES {parent} ({named}) {rng.choice(actions)}")
         is_constrained = True
-    kind = rng.choice(["rowid", "rowid", "text", "pair", "nocase", "none"])
     heads = {
         "rowid": (["id"], ["id INTEGER PRIMARY KEY"], "", ("id",)),
         "text": (["id"], ["id TEXT PRIMARY KEY NOT NULL"], "", ("id",)),
@@ -96,6 +106,8 @@ class Repair:
         self.world = MergeWorld(folder, mode=mode)
         self.enforces = self.rng.choice(["ON", "OFF"])
         self.world.run(f"PRAGMA foreign_keys = {self.enforces}")
+        # Few values make copies of rows that have no key.
+        self.values = self.rng.choice([_VALUES, _VALUES, ("NULL", "1", "'a'")])
         self.tables: list[Table] = []
         for number in range(self.rng.randint(1, 3)):
             self.tables.append(random_table(self.rng, number, self.tables))
@@ -110,7 +122,7 @@ class Repair:
             return f"'{self.rng.choice('aAbBcdefg')}'"
         if column == "u":
             return self.rng.choice(["NULL", *(f"'{n}'" for n in range(12))])
-        return self.rng.choice(_VALUES)
+        return self.rng.choice(self.values)
 
     def work(self, statements: int, *, heavy: bool = False) -> None:
         """Run statements; those that the database refuses are part of life."""

@@ -166,11 +166,11 @@ def _without_parent(family: Family, table: PlannedTable, key: ForeignKey) -> str
 def _parents_going(family: Family, key: ForeignKey) -> Iterator[str]:
     """Yield a SELECT of the rows of each planned parent that go, or lose the key, and are `p`."""
     for parent in family.planned(key.parent):
-        if not parent.keyless and parent.classes(Action.UPDATE, Action.DELETE):
+        if parent.classes(Action.UPDATE, Action.DELETE):
             goes = parent.acting(Action.DELETE, rows="g")
             changes = parent.changes_any(key.parent_columns, rows="g")
             yield (
-                f"SELECT 1 FROM {parent.rows} AS g WHERE {parent.match('g', 'main', 'p')}"
+                f"SELECT 1 FROM {parent.rows} AS g WHERE {parent.is_row('g', 'p')}"
                 f" AND ({goes} OR ({parent.acting(Action.UPDATE, rows='g')} AND {changes}))"
             )
 
@@ -197,7 +197,7 @@ def abandoning(family: Family, table: PlannedTable, key: ForeignKey) -> str | No
     if table.classes(Action.UPDATE):
         changed = table.changes_any(key.parent_columns)
         going.append(f"({table.acting(Action.UPDATE)} AND {changed})")
-    if table.keyless or not going or not key.parent_columns:
+    if not going or not key.parent_columns:
         return None
     stay = "".join(f" AND NOT EXISTS ({one})" for one in _children_written(family, key))
     found = (
@@ -219,15 +219,13 @@ def _children_written(family: Family, key: ForeignKey) -> Iterator[str]:
         if not child.classes(Action.UPDATE, Action.DELETE):
             continue
         goes = child.acting(Action.DELETE, rows="w")
+        moves = child.changes_any(key.child_columns, rows="w")
+        written = f"({goes} OR ({child.acting(Action.UPDATE, rows='w')} AND {moves}))"
         if child.keyless:
-            same = child.same_content(rows="w", live="c")
-            yield f"SELECT 1 FROM {child.rows} AS w WHERE {same} AND {goes}"
-        else:
-            moves = child.changes_any(key.child_columns, rows="w")
-            yield (
-                f"SELECT 1 FROM {child.rows} AS w WHERE {child.match('w', 'main', 'c')}"
-                f" AND ({goes} OR ({child.acting(Action.UPDATE, rows='w')} AND {moves}))"
-            )
+            # Copies cannot be told apart: the row goes for certain only where all of them go.
+            copies = f"SELECT count(*) FROM {child.live} AS n WHERE {child.is_row('w', 'n')}"
+            written = f"{goes} AND w.copies >= ({copies})"
+        yield f"SELECT 1 FROM {child.rows} AS w WHERE {child.is_row('w', 'c')} AND {written}"
 
 
 def violations(connection: apsw.Connection, family: Family) -> dict[str, int]:
@@ -237,7 +235,7 @@ def violations(connection: apsw.Connection, family: Family) -> dict[str, int]:
     """
     found: dict[str, int] = {}
     for table in family.tables:
-        if table.keyless or not table.classes(Action.INSERT, Action.UPDATE):
+        if not table.classes(Action.INSERT, Action.UPDATE):
             continue
         for key in family.keys.of(table.name):
             if family.is_checked(key):
@@ -253,9 +251,10 @@ def _count_violations(
     parent = f"SELECT 1 FROM main.{quoted(key.parent)} AS p WHERE {key.has_parent('p', 'l')}"
     if not family.has(key.parent):
         parent = "SELECT 1 WHERE FALSE"
+    counted = "count(DISTINCT r.rowid)" if table.keyless else "count(*)"
     return int(
         connection.execute(
-            f"SELECT count(*) FROM {table.rows} AS r {table.live_row()}"
+            f"SELECT {counted} FROM {table.rows} AS r {table.live_row()}"
             f" WHERE {table.writes_columns(key.child_columns)} AND {key.names_parent('l')}"
             f" AND NOT EXISTS ({parent})"
         ).get
@@ -276,7 +275,7 @@ def note_kin(connection: apsw.Connection, family: Family, schema: str) -> None:
     connection.execute(f"CREATE TABLE {schema}.{_ORPHANS} (child, columns, parent, row)")
     connection.execute(f"CREATE TABLE {schema}.{_ADOPTED} (child, columns, parent, row, children)")
     for table in family.tables:
-        if table.keyless or table.created_by is not None:
+        if table.created_by is not None:
             continue
         for key in family.keys.of(table.name):
             if family.is_checked(key) and table.classes(Action.UPDATE, Action.DELETE):

@@ -104,9 +104,15 @@ class PlannedTable:
         """Return the join that finds `b` of `r`."""
         return f"JOIN {self.before} AS b ON {self.match('r', 'before', 'b')}"
 
+    def is_row(self, rows: str, live: str) -> str:
+        """Return the condition that a live row is the one of `r`; without a key, a copy of it."""
+        if self.keyless:
+            return self.same_content(rows=rows, live=live)
+        return self.match(rows, "main", live)
+
     def live_row(self) -> str:
-        """Return the join that finds `l` of `r`."""
-        return f"JOIN {self.live} AS l ON {self.match('r', 'main', 'l')}"
+        """Return the join that finds `l` of `r`; without a key every copy."""
+        return f"JOIN {self.live} AS l ON {self.is_row('r', 'l')}"
 
     def was(self, column: str) -> str:
         """Return a column of `b` under its live name."""
