@@ -19,6 +19,7 @@
       Corrupt               5   bytes contradict their checksum or their format
         CorruptObject       5   in the archive
         CorruptDatabase     5   in a database file or its WAL
+        CorruptWal          5   in the WAL of PostgreSQL
       DatabaseRefused       6   the database said no; rolled back
       PlanStale             7   rows, keys or schema moved since the plan was made
       Interrupted         130   the user stopped the command
@@ -141,6 +142,10 @@ class CorruptObject(Corrupt):
 
 class CorruptDatabase(Corrupt):
     """Report a database page or WAL frame that contradicts the file format."""
+
+
+class CorruptWal(Corrupt):
+    """Report a WAL segment, record or history file of PostgreSQL that contradicts its format."""
 
 
 class DatabaseRefused(PitrError):

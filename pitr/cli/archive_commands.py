@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from pitr.cli.debug_wal import debug_wal
 from pitr.cli.options import Group, json_option, settings_of, source_options
 from pitr.cli.progress import Reporter
 from pitr.cli.prometheus import prometheus_text
@@ -273,3 +274,6 @@ def debug_object(file: Path, *, as_json: bool) -> None:
         emit("\n".join(lines))
     if is_damaged:
         click.get_current_context().exit(Corrupt.exit_code)
+
+
+debug.add_command(debug_wal)
