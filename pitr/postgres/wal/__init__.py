@@ -1,7 +1,7 @@
 """PostgreSQL's WAL: bytes in, values out, no I/O (docs/formats/postgres-wal.md).
 
-Order of the modules, lowest first: end, versions, checksum, segment_name, page, record, scan,
-reader, payload, history, dump.
+Import order inside the package: end, versions, segment_name, checksum → page → record →
+scan_reference → scan → reader → dump.
 
 A position is a plain integer in this package, since it counts them by the million; `Lsn` is what
 leaves it towards people. Everything is little-endian, as written by little-endian servers with
