@@ -176,7 +176,8 @@ def libraries_have_one_owner(module: Module) -> Iterator[str]:
 @rule("Declare the library in pyproject.toml with its reason in docs/decisions, or do without it.")
 def libraries_are_declared(module: Module) -> Iterator[str]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    declared = set(re.findall(r"^[\w-]+", "\n".join(project["dependencies"]), re.MULTILINE))
+    names = re.findall(r"^[\w-]+", "\n".join(project["dependencies"]), re.MULTILINE)
+    declared = {name.replace("-", "_") for name in names}
     for node, name in imports(module):
         top = name.split(".")[0]
         if top not in sys.stdlib_module_names | declared | {"pitr"}:
