@@ -151,7 +151,7 @@ class ObjectReader:
             raise CorruptObject(self.key, "Torn: the end mark is missing.")
         if offset + count * _ENTRY.size + _TRAILER.size != self.size or offset < _HEADER.size:
             raise CorruptObject(self.key, "The directory does not fit the object's size.")
-        directory = self._bytes(offset, offset + count * _ENTRY.size)
+        directory = self.fetch(offset, offset + count * _ENTRY.size)
         if xxhash.xxh3_64_intdigest(directory) != checksum:
             raise CorruptObject(self.key, "The directory's checksum does not match its bytes.")
         entries = [Entry(*fields) for fields in _ENTRY.iter_unpack(directory)]
@@ -162,7 +162,11 @@ class ObjectReader:
                 raise CorruptObject(self.key, f"Section {entry.id} declares {entry.raw} bytes.")
         return entries
 
-    def _bytes(self, begin: int, end: int) -> bytes:
+    def fetch(self, begin: int, end: int) -> bytes:
+        """Return the half-open byte range of the object as it is stored, not verified.
+
+        No request is made for what came with the directory.
+        """
         if begin >= self._tail_begin:
             return self._tail[begin - self._tail_begin : end - self._tail_begin]
         assert self._store is not None
@@ -186,7 +190,7 @@ class ObjectReader:
     def section(self, section_id: int) -> bytes:
         """Return the raw bytes of a section, verified. Raises CorruptObject."""
         entry = self._entry(section_id)
-        stored = self._bytes(entry.offset, entry.offset + entry.stored)
+        stored = self.fetch(entry.offset, entry.offset + entry.stored)
         if xxhash.xxh3_64_intdigest(stored) != entry.checksum:
             raise CorruptObject(self.key, f"The checksum of section {section_id} does not match.")
         if not entry.flags & _COMPRESSED:
