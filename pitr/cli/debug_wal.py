@@ -9,7 +9,13 @@ import click
 from pitr.cli.options import json_option
 from pitr.cli.render import emit, emit_json
 from pitr.errors import Corrupt
-from pitr.postgres.wal.dump import describe_counts, describe_segment
+from pitr.postgres.wal.dump import (
+    SegmentDump,
+    describe_counts,
+    describe_history,
+    describe_segment,
+)
+from pitr.postgres.wal.segment_name import timeline_of_history
 
 
 @click.command("wal")
@@ -20,9 +26,13 @@ def debug_wal(file: Path, *, stats: bool, as_json: bool) -> None:
     """Show the records of a WAL segment of PostgreSQL, in the manner of pg_waldump.
 
     Every checksum is verified. Damage is described, and ends with exit 5; WAL that is not
-    written yet is no damage.
+    written yet is no damage. A FILE named like 00000002.history is shown as what it is.
     """
-    found = (describe_counts if stats else describe_segment)(file.read_bytes())
+    timeline = timeline_of_history(file.name)
+    if timeline is not None:
+        found = SegmentDump(describe_history(timeline, file.read_bytes()), is_damaged=False)
+    else:
+        found = (describe_counts if stats else describe_segment)(file.read_bytes())
     if as_json:
         emit_json({"damaged": found.is_damaged, "lines": found.lines})
     else:

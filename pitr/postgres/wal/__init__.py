@@ -1,7 +1,8 @@
 """PostgreSQL's WAL: bytes in, values out, no I/O (docs/formats/postgres-wal.md).
 
-Import order inside the package: end, versions, segment_name, checksum → page → record →
-scan_reference → scan → reader → dump.
+Import order inside the package:
+    end, versions, segment_name, checksum → page → record → scan_reference → scan → reader → dump;
+    record → fields → transaction → payload → dump; record → operation → dump; history → dump
 
 A position is a plain integer in this package, since it counts them by the million; `Lsn` is what
 leaves it towards people. Everything is little-endian, as written by little-endian servers with

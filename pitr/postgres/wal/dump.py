@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from pitr.postgres.wal.end import LogEnd
+from pitr.postgres.wal.history import parse_history
+from pitr.postgres.wal.operation import operation_name
 from pitr.postgres.wal.page import SegmentHeader, decode_segment_header
+from pitr.postgres.wal.payload import Payload, decode_payload
 from pitr.postgres.wal.reader import RecordReader
 from pitr.postgres.wal.record import BlockReference, Fork, Record
 from pitr.postgres.wal.scan import RecordColumns, ScanState, scan
-from pitr.postgres.wal.versions import rmgr_name
+from pitr.postgres.wal.versions import WalVersion, rmgr_name
 from pitr.vocabulary.position import Lsn
 
 
@@ -36,7 +39,7 @@ def describe_segment(data: bytes) -> SegmentDump:
         segment_bytes=head.segment_bytes,
         chunk_bytes=head.segment_bytes,
     )
-    lines = [describe_head(head), *(record_line(record) for record in reader)]
+    lines = [describe_head(head), *(record_line(record, head.version) for record in reader)]
     is_damaged = reader.end.is_fault and reader.state.position < end
     return SegmentDump([*lines, *_end_lines(reader.end, reader.state)], is_damaged)
 
@@ -63,15 +66,36 @@ def describe_head(head: SegmentHeader) -> str:
     )
 
 
-def record_line(record: Record) -> str:
-    """Describe one record as pg_waldump does, but for the description of its contents."""
+def record_line(record: Record, version: WalVersion) -> str:
+    """Describe one record as pg_waldump does; what its payload says is in words of our own.
+
+    Raises CorruptWal when the payload contradicts the operation.
+    """
     header = record.header
     images = sum(len(block.image.data) for block in record.blocks if block.image)
+    payload = decode_payload(record, version)
     return (
         f"rmgr: {rmgr_name(header.rmgr):<11} "
         f"len (rec/tot): {header.total_bytes - images:>6}/{header.total_bytes:>6}, "
         f"tx: {header.xid:>10}, lsn: {_lsn(record.lsn)}, prev {_lsn(header.prev)}, "
-        f"info: {header.info:02X}{''.join(map(_block, record.blocks))}"
+        f"desc: {operation_name(header, version)}{_payload_text(payload) if payload else ''}"
+        f"{''.join(map(_block, record.blocks))}"
+    )
+
+
+def describe_history(timeline: int, content: bytes) -> list[str]:
+    """Describe a timeline's history file, one line an ancestor. Raises CorruptWal."""
+    history = parse_history(timeline, content)
+    lines = [f"timeline {entry.timeline} until {entry.switch}: {entry.reason}" for entry in history]
+    return [*lines, f"timeline {timeline} from {history[-1].switch if history else Lsn(0)}"]
+
+
+def _payload_text(payload: Payload) -> str:
+    """Return the fields that say something, as ` name=value`."""
+    return "".join(
+        f" {field.name}={value}"
+        for field in fields(payload)
+        if (value := getattr(payload, field.name)) not in (None, (), False)
     )
 
 
