@@ -9,12 +9,7 @@ import click
 from pitr.cli.options import json_option
 from pitr.cli.render import emit, emit_json
 from pitr.errors import Corrupt
-from pitr.postgres.wal.dump import (
-    SegmentDump,
-    describe_counts,
-    describe_history,
-    describe_segment,
-)
+from pitr.postgres.wal.dump import describe_counts, describe_history, describe_segment
 from pitr.postgres.wal.segment_name import timeline_of_history
 
 
@@ -30,7 +25,7 @@ def debug_wal(file: Path, *, stats: bool, as_json: bool) -> None:
     """
     timeline = timeline_of_history(file.name)
     if timeline is not None:
-        found = SegmentDump(describe_history(timeline, file.read_bytes()), is_damaged=False)
+        found = describe_history(timeline, file.read_bytes())
     else:
         found = (describe_counts if stats else describe_segment)(file.read_bytes())
     if as_json:

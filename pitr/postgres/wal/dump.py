@@ -83,11 +83,12 @@ def record_line(record: Record, version: WalVersion) -> str:
     )
 
 
-def describe_history(timeline: int, content: bytes) -> list[str]:
+def describe_history(timeline: int, content: bytes) -> SegmentDump:
     """Describe a timeline's history file, one line an ancestor. Raises CorruptWal."""
     history = parse_history(timeline, content)
     lines = [f"timeline {entry.timeline} until {entry.switch}: {entry.reason}" for entry in history]
-    return [*lines, f"timeline {timeline} from {history[-1].switch if history else Lsn(0)}"]
+    last = f"timeline {timeline} from {history[-1].switch if history else Lsn(0)}"
+    return SegmentDump([*lines, last], is_damaged=False)
 
 
 def _payload_text(payload: Payload) -> str:
