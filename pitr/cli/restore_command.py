@@ -27,6 +27,13 @@ from pitr.vocabulary.plan import MergeOptions
 )
 @click.option("--until", metavar="TARGET", help="The moment just after the damage.")
 @click.option("--where", metavar="SQL", help="Only the rows for which this was true then.")
+@click.option(
+    "--columns",
+    multiple=True,
+    metavar="COLUMN,…",
+    help="Compare and set back only these columns, TABLE.COLUMN for those of one table; rows that "
+    "are gone come back whole. Repeatable.",
+)
 @click.option("--to", metavar="FILE", help="Where to write the sidecar; must not exist.")
 @click.option("--no-compare", is_flag=True, help="Do not count against the live database.")
 @click.option("--merge", is_flag=True, help="Then merge, as 'pitr merge' does, asking first.")
@@ -41,6 +48,7 @@ def restore(
     at: str,
     until: str | None,
     where: str | None,
+    columns: tuple[str, ...],
     to: str | None,
     config: str | None,
     source: str | None,
@@ -71,6 +79,7 @@ def restore(
         target=at,
         until=until,
         where=where,
+        columns=_column_names(columns),
         destination=None if to is None else destination(to),
         compare=not no_compare,
     )
@@ -81,6 +90,17 @@ def restore(
         _merge(settings, outcome, options, yes=yes, as_json=as_json)
     else:
         emit_restored(outcome, as_json=as_json)
+
+
+def _column_names(texts: Sequence[str]) -> tuple[str, ...]:
+    """Return the names in the lists of --columns. Raises UsageError for an empty one."""
+    names = [name.strip() for text in texts for name in text.split(",")]
+    if not all(names):
+        raise UsageError(
+            f"--columns {','.join(texts)} is not understood",
+            hint="Name columns as in '--columns price,status'.",
+        )
+    return tuple(names)
 
 
 def _merge(
@@ -140,6 +160,7 @@ def _document(outcome: RestoreOutcome, warnings: Sequence[str]) -> dict[str, obj
             {
                 "table": table.table,
                 "rows": table.rows,
+                "columns": None if table.columns is None else list(table.columns),
                 "missing_in_live": table.missing_in_live,
                 "differs": table.differs,
                 "extra_in_live": table.extra_in_live,

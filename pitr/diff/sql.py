@@ -7,8 +7,9 @@ balanced: SQLite refuses expressions deeper than 1000, and a table may have 2000
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
 
 from pitr.diff.decision import WITH_AFTER, WITHOUT_AFTER, Decision, Question
 from pitr.vocabulary.row_class import Fact
@@ -69,18 +70,23 @@ def class_sql(
     after: RowSource | None,
     live: RowSource,
     dialect: Dialect,
+    judged: Collection[str] | None = None,
 ) -> ClassSql:
     """Return the expressions for a full join of the states by key; `after` None: not known.
 
     `columns` names what is compared, alike in every source. Columns of the key may be left out only
     where the join makes them the same by the dialect's `equal`: a join under NOCASE does not.
+    `judged` are those that count, all of them when None; a row that only the damage put in is
+    compared whole all the same, since it can only go as a whole.
     """
+    counts = [judged is None or column in judged for column in columns]
     if after is None:
-        return _without_after(_Pair(columns, before, live, dialect))
+        return _without_after(_Pair(columns, before, live, dialect), counts)
     return _with_after(
         before_after=_Pair(columns, before, after, dialect),
         before_live=_Pair(columns, before, live, dialect),
         after_live=_Pair(columns, after, live, dialect),
+        counts=counts,
     )
 
 
@@ -99,23 +105,37 @@ class _Pair:
             for column in columns
         )
         self.both = f"({left.present} AND {right.present})"
-        self.same = _joined("AND", self.equal, of_none="TRUE")
+
+    def same(self, counts: Sequence[bool] | None = None) -> str:
+        """Return the condition that the rows are equal in the columns that count, or in all."""
+        chosen = self.equal if counts is None else tuple(compress(self.equal, counts))
+        return _joined("AND", chosen, of_none="TRUE")
 
 
-def _without_after(before_live: _Pair) -> ClassSql:
+def _without_after(before_live: _Pair, counts: Sequence[bool]) -> ClassSql:
     facts = {
         Fact.BEFORE_EXISTS: before_live.left.present,
         Fact.LIVE_EXISTS: before_live.right.present,
-        Fact.BEFORE_IS_LIVE: before_live.same,
+        Fact.BEFORE_IS_LIVE: before_live.same(counts),
     }
+    repair = [f"({before_live.both} AND NOT {equal})" for equal in before_live.equal]
     return ClassSql(
         row_class=_case(WITHOUT_AFTER, facts),
-        repair=tuple(f"({before_live.both} AND NOT {equal})" for equal in before_live.equal),
+        repair=_only(repair, counts),
         touched=tuple("FALSE" for _ in before_live.equal),
     )
 
 
-def _with_after(*, before_after: _Pair, before_live: _Pair, after_live: _Pair) -> ClassSql:
+def _only(conditions: Sequence[str], counts: Sequence[bool]) -> tuple[str, ...]:
+    """Return the conditions, FALSE for each column that does not count."""
+    return tuple(
+        one if is_counted else "FALSE" for one, is_counted in zip(conditions, counts, strict=True)
+    )
+
+
+def _with_after(
+    *, before_after: _Pair, before_live: _Pair, after_live: _Pair, counts: Sequence[bool]
+) -> ClassSql:
     columns = tuple(zip(before_after.equal, before_live.equal, after_live.equal, strict=True))
     # Equality is transitive: a damaged column that is still as after cannot be as before.
     repair = [f"(NOT {undamaged} AND {kept})" for undamaged, _, kept in columns]
@@ -127,20 +147,22 @@ def _with_after(*, before_after: _Pair, before_live: _Pair, after_live: _Pair) -
         Fact.BEFORE_EXISTS: before_after.left.present,
         Fact.AFTER_EXISTS: after_exists,
         Fact.LIVE_EXISTS: before_live.right.present,
-        Fact.BEFORE_IS_AFTER: before_after.same,
-        Fact.BEFORE_IS_LIVE: before_live.same,
-        Fact.AFTER_IS_LIVE: after_live.same,
-        Fact.ANY_TO_REPAIR: _joined("OR", repair, of_none="FALSE"),
-        Fact.ANY_TOUCHED: _joined("OR", touched, of_none="FALSE"),
+        Fact.BEFORE_IS_AFTER: before_after.same(counts),
+        Fact.BEFORE_IS_LIVE: before_live.same(counts),
+        Fact.AFTER_IS_LIVE: after_live.same(),
+        Fact.ANY_TO_REPAIR: _joined("OR", list(compress(repair, counts)), of_none="FALSE"),
+        Fact.ANY_TOUCHED: _joined("OR", list(compress(touched, counts)), of_none="FALSE"),
     }
+    # Where the damage left no row, every column of another row under the key is newer.
+    newer = [
+        f"({before_live.both} AND CASE WHEN {after_exists} THEN {one} ELSE NOT {back} END)"
+        for one, (_, back, _) in zip(touched, columns, strict=True)
+    ]
+    repairable = [f"({before_live.both} AND {after_exists} AND {one})" for one in repair]
     return ClassSql(
         row_class=_case(WITH_AFTER, facts),
-        repair=tuple(f"({before_live.both} AND {after_exists} AND {one})" for one in repair),
-        # Where the damage left no row, every column of another row under the key is newer.
-        touched=tuple(
-            f"({before_live.both} AND CASE WHEN {after_exists} THEN {one} ELSE NOT {back} END)"
-            for one, (_, back, _) in zip(touched, columns, strict=True)
-        ),
+        repair=_only(repairable, counts),
+        touched=_only(newer, counts),
     )
 
 

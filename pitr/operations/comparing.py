@@ -60,6 +60,7 @@ def open_recovery(
         before_commit=_commit(recovery.resolved.position),
         after_commit=_commit(recovery.until.position) if recovery.until else None,
         has_condition=recovery.where is not None,
+        columns={one.table: one.columns for one in recovery.tables if one.columns is not None},
         archive=reading.pages if reading else None,
     )
     lease = reading.lease if reading else None

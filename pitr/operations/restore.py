@@ -12,10 +12,12 @@ from pitr.config import Settings
 from pitr.errors import UsageError
 from pitr.operations.reading import Reading, open_reading
 from pitr.recovery.folder import RecoveredTable, Recovery, new_recovery
+from pitr.sqlite.diff.chosen_columns import choose_columns
 from pitr.sqlite.diff.compare import Comparison, compare_with_live, compare_with_past
 from pitr.sqlite.past.absence import explain_absence
 from pitr.sqlite.past.replay import open_past
 from pitr.sqlite.past.sidecar import RestoredTable, restore_tables
+from pitr.sqlite.past.tables import find_tables
 from pitr.sqlite.past.target import ResolvedCommit
 from pitr.vocabulary.target import ResolvedTarget
 
@@ -24,7 +26,8 @@ from pitr.vocabulary.target import ResolvedTarget
 class TableOutcome:
     """One restored table: its rows, how the live table differs, and what to know about it.
 
-    The three counts are None when nothing was compared.
+    The three counts are None when nothing was compared. `columns` are those that alone count, None
+    for all of them.
     """
 
     table: str
@@ -33,6 +36,7 @@ class TableOutcome:
     differs: int | None
     extra_in_live: int | None
     warnings: tuple[str, ...]
+    columns: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +51,15 @@ class RestoreOutcome:
 class RestoreRequest:
     """What to restore: tables and rows, the target, and where the sidecar goes.
 
-    `until` is the moment just after the damage.
+    `until` is the moment just after the damage. `columns`, as `COLUMN` or `TABLE.COLUMN`, are those
+    that alone are to be compared and set back; all of them when it is empty.
     """
 
     tables: Sequence[str]
     target: str
     until: str | None = None
     where: str | None = None
+    columns: Sequence[str] = ()
     destination: Path | None = None
     compare: bool = True
 
@@ -95,7 +101,7 @@ def make_recovery(
     with new_recovery(settings.state, label=label, now_us=reading.now_us) as new:
         sidecar = request.destination or new.folder / "sidecar.db"
         began = time.monotonic()
-        restored = _write_sidecar(reading, found, request, sidecar)
+        restored, columns = _write_sidecar(reading, found, request, sidecar)
         recovery = Recovery(
             id=new.id,
             engine=reading.identity.engine,
@@ -105,7 +111,10 @@ def make_recovery(
             target=request.target,
             resolved=found.target,
             sidecar=str(sidecar.absolute()),
-            tables=tuple(RecoveredTable(table.table, table.rows) for table in restored),
+            tables=tuple(
+                RecoveredTable(table.table, table.rows, columns.get(table.table))
+                for table in restored
+            ),
             where=request.where,
             seconds=round(time.monotonic() - began, 3),
             bytes_read=reading.pages.bytes_read,
@@ -113,29 +122,35 @@ def make_recovery(
             until=until.target if until else None,
         )
         new.finish(recovery)
-    outcomes = tuple(_outcome(reading, request, sidecar, table) for table in restored)
+    outcomes = tuple(
+        _outcome(reading, request, sidecar, table, columns.get(table.table)) for table in restored
+    )
     return RestoreOutcome(recovery, outcomes)
 
 
 def _write_sidecar(
     reading: Reading, found: ResolvedCommit, request: RestoreRequest, sidecar: Path
-) -> list[RestoredTable]:
+) -> tuple[list[RestoredTable], dict[str, tuple[str, ...]]]:
+    explain = partial(explain_absence, reading.pages, found.record.number)
     with open_past(reading.pages.at(found.record.number)) as past:
-        return restore_tables(
-            past,
-            request.tables,
-            sidecar,
-            where=request.where,
-            explain_absence=partial(explain_absence, reading.pages, found.record.number),
+        tables = find_tables(past, request.tables, explain_absence=explain)
+        columns = choose_columns(past, tables, request.columns)
+        restored = restore_tables(
+            past, request.tables, sidecar, where=request.where, explain_absence=explain
         )
+        return restored, columns
 
 
 def _outcome(
-    reading: Reading, request: RestoreRequest, sidecar: Path, table: RestoredTable
+    reading: Reading,
+    request: RestoreRequest,
+    sidecar: Path,
+    table: RestoredTable,
+    columns: tuple[str, ...] | None,
 ) -> TableOutcome:
     found = Comparison()
     if request.compare and reading.live is not None:
-        found = _compare(reading, reading.live, sidecar, table.table, request.where)
+        found = _compare(reading, reading.live, sidecar, table.table, request.where, columns)
     return TableOutcome(
         table.table,
         table.rows,
@@ -143,15 +158,21 @@ def _outcome(
         found.differs,
         found.extra_in_live,
         (*table.warnings, *found.warnings),
+        columns,
     )
 
 
 def _compare(
-    reading: Reading, live: Path, sidecar: Path, table: str, where: str | None
+    reading: Reading,
+    live: Path,
+    sidecar: Path,
+    table: str,
+    where: str | None,
+    columns: tuple[str, ...] | None,
 ) -> Comparison:
-    found = compare_with_live(live, sidecar, table, where=where)
+    found = compare_with_live(live, sidecar, table, where=where, columns=columns)
     if found.missing_in_live is not None or not reading.is_current():
         return found
     # Live could not be read without getting in the way of its writers; the archive is the same.
     with open_past(reading.pages.at(reading.pages.last_commit().number)) as newest:
-        return compare_with_past(newest, sidecar, table, where=where)
+        return compare_with_past(newest, sidecar, table, where=where, columns=columns)

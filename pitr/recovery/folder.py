@@ -35,10 +35,14 @@ _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 
 @dataclass(frozen=True, slots=True)
 class RecoveredTable:
-    """One table of a recovery, with its rows in the sidecar."""
+    """One table of a recovery, with its rows in the sidecar.
+
+    `columns` are those that alone are compared and set back; all of them when None.
+    """
 
     table: str
     rows: int
+    columns: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -199,6 +199,19 @@ def test_rows_differ_without_until_and_wait_for_update(shop: Path) -> None:
     assert orders(shop) == WHOLE
 
 
+def test_restore_of_columns_says_so_and_sets_back_no_others(shop: Path) -> None:
+    """Promise: --columns holds from the counts of the restore to the merge."""
+    words = ("restore", "-t", "orders", "--at", "commit:1", "--until", "commit:3")
+    done = succeed(shop, *words, "--columns", "item, orders.ID", "--json")
+    assert done.json["tables"][0]["columns"] == ["id", "item"]
+    plan = succeed(shop, "plan", "--json").json
+    assert any("only id, item" in warning for warning in plan["warnings"])
+    unknown = pitr(shop, *words, "--columns", "price")
+    assert unknown.code == 2
+    assert "orders had no column price" in unknown.err
+    assert pitr(shop, *words, "--columns", "item,,cents").code == 2
+
+
 def test_restore_goes_on_into_a_merge(shop: Path) -> None:
     """Promise: one command and one document; without a terminal nothing is even restored."""
     words = ("restore", "-t", "orders", "--at", "commit:1", "--until", "commit:3", "--merge")

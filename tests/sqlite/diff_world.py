@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,10 @@ class DiffWorld:
         capture_once(self.store, self.path)
         return PageArchive(self.store).last_commit().number
 
+    def archive(self) -> PageArchive:
+        """Return the archive."""
+        return PageArchive(self.store)
+
     def restore(self, at: int, *tables: str, where: str | None = None) -> Path:
         """Write a sidecar."""
         self._sidecars += 1
@@ -59,6 +63,7 @@ class DiffWorld:
         *tables: str,
         after: int | None = None,
         where: str | None = None,
+        columns: Mapping[str, Sequence[str]] | None = None,
         archive: bool = True,
     ) -> StateSources:
         """Return where the states of a recovery made now are."""
@@ -69,6 +74,7 @@ class DiffWorld:
             before_commit=before,
             after_commit=after,
             has_condition=where is not None,
+            columns=columns or {},
             archive=PageArchive(self.store) if archive else None,
         )
 

@@ -167,7 +167,9 @@ class MergeWorld(DiffWorld):
     def _split(
         self, before: int, tables: Sequence[str], how: dict[str, Any]
     ) -> tuple[PlanRequest, StateSources]:
-        chosen = {name: how.pop(name) for name in ("after", "where", "archive") if name in how}
+        chosen = {
+            name: how.pop(name) for name in ("after", "where", "columns", "archive") if name in how
+        }
         how["on_conflict"] = ConflictPolicy(how.pop("on_conflict", "abort"))
         how["set_columns"] = tuple(how.pop("set_columns", {}).items())
         sources = self.sources(before, *tables, **chosen)

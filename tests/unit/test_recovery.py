@@ -91,7 +91,7 @@ def test_recovery_json_begins_with_its_schema(tmp_path: Path) -> None:
     assert next(iter(document)) == "schema"
     assert document["schema"] == 1
     assert document["resolved"]["position"] == "commit:4711"
-    assert document["tables"][0] == {"table": "orders", "rows": 3}
+    assert document["tables"][0] == {"table": "orders", "rows": 3, "columns": None}
 
 
 def test_folders_and_files_are_private(tmp_path: Path) -> None:

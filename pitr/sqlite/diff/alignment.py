@@ -37,9 +37,10 @@ class SharedColumn:
 class AlignedTable:
     """One table in the states that have it.
 
-    `columns` are compared. `key` names each row once in all states; it is empty for rows that are
-    only known by their content. `computed` are the columns generated both before and live.
-    `last_name` is what the table was called last in the archive.
+    `columns` are compared; where only some of them count, `judged` has their places. `key` names
+    each row once in all states; it is empty for rows that are only known by their content.
+    `computed` are the columns generated both before and live. `last_name` is what the table was
+    called last in the archive.
     Statements call the states by `ALIASES`, the columns of the key `k0`, `k1`, … and those of
     `columns` `c0`, `c1`, ….
     """
@@ -52,6 +53,7 @@ class AlignedTable:
     has_integer_key: bool
     drift: SchemaDrift
     last_name: str
+    judged: frozenset[int] | None = None
 
     @property
     def before(self) -> PastTable:
@@ -200,16 +202,32 @@ def _aligned(
         compared=[column.name for column in columns],
         recreated=last is not None and last.is_recreated,
     )
+    columns = [column for column in columns if column.name not in exact]
     return AlignedTable(
         sides=sides,
         after_known=states.after is not None,
         key=key,
-        columns=tuple(column for column in columns if column.name not in exact),
+        columns=tuple(columns),
         computed=tuple(_computed(sides)),
         has_integer_key=has_integer_key,
         drift=drift,
         last_name=last.last_entry.name if last and last.last_entry else tables[BEFORE].name,
+        judged=_judged(states.sources.columns.get(tables[BEFORE].name), key, columns),
     )
+
+
+def _judged(
+    chosen: Sequence[str] | None, key: Sequence[SharedColumn], columns: Sequence[SharedColumn]
+) -> frozenset[int] | None:
+    """Return the places of the columns that count: those chosen, and the key's.
+
+    Without a key a row is its content: then all of them do.
+    """
+    if chosen is None or not key:
+        return None
+    names = {folded(name) for name in chosen} | {folded(one.names[BEFORE]) for one in key}
+    places = (at for at, one in enumerate(columns) if folded(one.names[BEFORE]) in names)
+    return frozenset(places)
 
 
 def _shared_names(table: PastTable, known: Mapping[str, str]) -> dict[str, str]:

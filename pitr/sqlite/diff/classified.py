@@ -161,9 +161,21 @@ def _warnings(states: States, table: AlignedTable) -> tuple[str, ...]:
             f"{name}: no key names its rows, so they are told apart by their content; "
             "a row that was changed counts as lost"
         )
+    if name in states.sources.columns:
+        found.append(_of_columns(states.sources.columns[name], table))
     if states.sources.has_condition and table.after_known:
         found.append(f"{name}: only some rows were restored; rows put in since are not looked for")
     return (*found, *_computed_otherwise(states, table))
+
+
+def _of_columns(columns: Sequence[str], table: AlignedTable) -> str:
+    names = ", ".join(columns)
+    if not table.key:
+        return f"{table.before.name}: no key names its rows, so they are not compared by {names}"
+    return (
+        f"{table.before.name}: only {names} compared and set back; rows that are gone come back"
+        " whole"
+    )
 
 
 def _computed_otherwise(states: States, table: AlignedTable) -> list[str]:

@@ -8,6 +8,7 @@ the other is missing there, and nothing can be said to differ.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cache
@@ -39,20 +40,32 @@ class Comparison:
 
 
 def compare_with_live(
-    live_path: Path, sidecar_path: Path, table_name: str, *, where: str | None = None
+    live_path: Path,
+    sidecar_path: Path,
+    table_name: str,
+    *,
+    where: str | None = None,
+    columns: Collection[str] | None = None,
 ) -> Comparison:
     """Compare one table of a sidecar with the live database. Not in the process that captures.
 
-    `where` is the checked condition that the sidecar was restored with.
+    `where` is the checked condition that the sidecar was restored with, `columns` those by which
+    alone rows of one key are compared.
     """
+    wanted = _Wanted(table_name, where, columns)
     try:
-        return ask_live(live_path, sidecar_path, lambda c: _compare(c, table_name, where))
+        return ask_live(live_path, sidecar_path, lambda c: _compare(c, wanted))
     except LiveUnreadable as reason:
         return Comparison(warnings=(f"{table_name}: not compared with {live_path}. {reason}",))
 
 
 def compare_with_past(
-    past: apsw.Connection, sidecar_path: Path, table_name: str, *, where: str | None = None
+    past: apsw.Connection,
+    sidecar_path: Path,
+    table_name: str,
+    *,
+    where: str | None = None,
+    columns: Collection[str] | None = None,
 ) -> Comparison:
     """Compare one table of a sidecar with a past state, such as the newest that is archived."""
     with (
@@ -60,24 +73,34 @@ def compare_with_past(
         closing(connect(past_uri(past), writable_others=False)) as connection,
     ):
         attach(connection, sidecar_path, "past", writable=False)
-        return _compare(connection, table_name, where)
+        return _compare(connection, _Wanted(table_name, where, columns))
 
 
-def _compare(connection: apsw.Connection, table_name: str, where: str | None) -> Comparison:
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What is to be compared."""
+
+    table: str
+    where: str | None
+    columns: Collection[str] | None
+
+
+def _compare(connection: apsw.Connection, wanted: _Wanted) -> Comparison:
     """Compare `main` (live) with `past` (the sidecar), as far as both can be opened here."""
     try:
-        return _compare_rows(connection, table_name, where)
+        return _compare_rows(connection, wanted)
     except UsageError as error:
-        return Comparison(warnings=(f"{table_name}: not compared, {error.message}",))
+        return Comparison(warnings=(f"{wanted.table}: not compared, {error.message}",))
 
 
-def _compare_rows(connection: apsw.Connection, table_name: str, where: str | None) -> Comparison:
+def _compare_rows(connection: apsw.Connection, wanted: _Wanted) -> Comparison:
+    table_name = wanted.table
     connection.config(apsw.SQLITE_DBCONFIG_DQS_DML, 0)  # as when the condition was checked
     live = find_table(connection, "main", table_name)
     past = find_table(connection, "past", table_name)
     if live is None or past is None:
         return Comparison(warnings=(f"{table_name}: the live database has no such table",))
-    comparing = _Comparing(connection, PlacedTable("main", live), PlacedTable("past", past), where)
+    comparing = _Comparing(connection, PlacedTable("main", live), PlacedTable("past", past), wanted)
     if not comparing.columns:
         return Comparison(warnings=(f"{table_name}: no column is left to compare by",))
     missing, differs = comparing.missing_and_differing()
@@ -105,15 +128,19 @@ class _Comparing:
     """The statements that compare one table; they call a live row `l` and a past one `p`."""
 
     def __init__(
-        self, connection: apsw.Connection, live: PlacedTable, past: PlacedTable, where: str | None
+        self, connection: apsw.Connection, live: PlacedTable, past: PlacedTable, wanted: _Wanted
     ) -> None:
         self._connection = connection
         self._live = live
         self._past = past
-        self._where = f" WHERE (\n{where}\n)" if where else ""
+        self._where = f" WHERE (\n{wanted.where}\n)" if wanted.where else ""
         then = {folded(name) for name in past.table.plain_columns}
         self.columns = [name for name in live.table.plain_columns if folded(name) in then]
         self._key = shared_key(connection, (live, past))
+        self._judged = self.columns
+        if wanted.columns is not None:
+            names = {folded(name) for name in (*wanted.columns, *self._key)}
+            self._judged = [name for name in self.columns if folded(name) in names]
         self._match = " AND ".join(map(self._equal, self._key))
         self._balance = cache(self._count_balance)
 
@@ -123,11 +150,11 @@ class _Comparing:
             return self._balance(self._live.sql_name)[0], 0
         same = " AND ".join(
             f"l.{name} IS p.{name} COLLATE BINARY AND typeof(l.{name}) = typeof(p.{name})"
-            for name in map(quoted, self.columns)
+            for name in map(quoted, self._judged)
         )
         found = f"l.{quoted(self._key[0])} IS NOT NULL"
         row = self._connection.execute(
-            f"SELECT count(*) - total({found}), total({found} AND NOT ({same}))"
+            f"SELECT count(*) - total({found}), total({found} AND NOT ({same or 'TRUE'}))"
             f" FROM {self._past.sql_name} AS p"
             f" LEFT JOIN {self._live.sql_name} AS l ON {self._match}"
         ).get

@@ -103,6 +103,7 @@ class RowsTable:
             after=sources[AFTER] if table.after_known else None,
             live=sources[LIVE],
             dialect=SQLITE,
+            judged=None if table.judged is None else [f"c{at}" for at in sorted(table.judged)],
         )
         masks = [
             f"CASE WHEN {repair} THEN 'r' WHEN {touched} THEN 't' ELSE '.' END"

@@ -24,9 +24,9 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -58,8 +58,9 @@ class StateSources:
     """Where the states are. `tables` are their names in the sidecar.
 
     `before_commit` is the commit that the sidecar was restored at, `has_condition` whether only
-    some rows were. Without `archive` nothing is known of what happened in between, and there is no
-    `after_commit`.
+    some rows were. `columns` has, by table, those that alone are to be compared and set back; all
+    of them where it has nothing. Without `archive` nothing is known of what happened in between,
+    and there is no `after_commit`.
     """
 
     live: Path
@@ -68,6 +69,7 @@ class StateSources:
     before_commit: int
     after_commit: int | None = None
     has_condition: bool = False
+    columns: Mapping[str, Sequence[str]] = field(default_factory=dict)
     archive: PageArchive | None = None
 
 

@@ -19,11 +19,20 @@ TWO, THREE = ("one", "two"), ("one", "two", "three")
 
 
 def expressions(
-    columns: Sequence[str], *, after_known: bool = True, dialect: Dialect = SQLITE
+    columns: Sequence[str],
+    *,
+    after_known: bool = True,
+    dialect: Dialect = SQLITE,
+    judged: Sequence[str] | None = None,
 ) -> ClassSql:
     before, after, live = (RowSource(name, f'("{name}".id IS NOT NULL)') for name in SOURCES)
     return class_sql(
-        columns, before=before, after=after if after_known else None, live=live, dialect=dialect
+        columns,
+        before=before,
+        after=after if after_known else None,
+        live=live,
+        dialect=dialect,
+        judged=judged,
     )
 
 
@@ -87,6 +96,19 @@ def test_class_sql_without_after_every_combination_equals_classify(
 
     for (before, after, live), verdict in zip(states, found, strict=True):
         assert verdict == classify(before, None, live, after_known=False), (before, after, live)
+
+
+@pytest.mark.parametrize("after_known", [True, False])
+def test_class_sql_of_one_column_sees_that_column_alone(*, after_known: bool) -> None:
+    """What the other column does changes no verdict; but the damage's own rows are seen whole."""
+    states = list(states_of_two_columns())
+    sql = expressions(TWO, after_known=after_known, judged=["one"])
+
+    for rows, verdict in zip(states, verdicts(database(TWO, states), sql), strict=True):
+        before, after, live = rows if after_known else (rows[0], None, rows[2])
+        if before is not None:
+            before, after, live = (row and row[:1] for row in (before, after, live))
+        assert verdict == classify(before, after, live, after_known=after_known), rows
 
 
 def test_class_sql_that_ignores_types_is_caught_by_the_combinations() -> None:
