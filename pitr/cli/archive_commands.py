@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from pitr.cli.debug_control import debug_control
 from pitr.cli.debug_wal import debug_wal
 from pitr.cli.options import Group, json_option, settings_of, source_options
 from pitr.cli.progress import Reporter
@@ -277,3 +278,4 @@ def debug_object(file: Path, *, as_json: bool) -> None:
 
 
 debug.add_command(debug_wal)
+debug.add_command(debug_control)
