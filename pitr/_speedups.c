@@ -6,6 +6,7 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include <stdint.h>
+#include <string.h>
 
 /* Below this, letting go of the interpreter lock costs more than it gives. */
 #define RELEASE_BYTES 65536
@@ -109,9 +110,594 @@ static PyObject *verify_frames(PyObject *module, PyObject *args) {
     return Py_BuildValue("nII", count, (unsigned int)a, (unsigned int)b);
 }
 
+/* ---- PostgreSQL's WAL: docs/formats/postgres-wal.md, twin of pitr/postgres/wal/scan_reference.py.
+
+   The bytes are hostile: every length is compared with what is left before it is used, and memory
+   grows with the bytes that are there, never with a length that a record claims. */
+
+#define WAL_PAGE 8192u
+#define RECORD_HEADER 24u
+#define RECORD_MAX 0x3fffffffu
+
+enum {
+    NO_MEMORY = -2, GO_ON = -1, CLEAN, TORN, STOPPED, UNWRITTEN, BAD_MAGIC, BAD_PAGE_FLAGS,
+    FOREIGN_SYSTEM, WRONG_SEGMENT_SIZE, WRONG_ADDRESS, WRONG_TIMELINE, NO_CONTRECORD,
+    BAD_CONTRECORD, BAD_LENGTH, BAD_RMGR, PREV_MISMATCH, CRC_MISMATCH, MALFORMED
+};
+enum { RM_XLOG = 0, RM_XACT, RM_SMGR, RM_DBASE = 4, RM_TBLSPC, RM_RELMAP = 7, RM_HEAP2 = 9, RM_HEAP };
+enum { NO_CHANGE, INSERT, UPDATE, DELETE, MOVE };
+
+static uint16_t little_half(const uint8_t *p) {
+    return (uint16_t)(p[0] | p[1] << 8);
+}
+
+static uint64_t little_long(const uint8_t *p) {
+    return (uint64_t)little_word(p + 4) << 32 | little_word(p);
+}
+
+static uint32_t crc_table[8][256];
+
+static void make_crc_table(void) {
+    for (uint32_t n = 0; n < 256; n++) {
+        uint32_t crc = n;
+        for (int bit = 0; bit < 8; bit++) {
+            crc = crc >> 1 ^ (crc & 1 ? 0x82f63b78u : 0);
+        }
+        crc_table[0][n] = crc;
+    }
+    for (int slice = 1; slice < 8; slice++) {
+        for (int n = 0; n < 256; n++) {
+            uint32_t before = crc_table[slice - 1][n];
+            crc_table[slice][n] = before >> 8 ^ crc_table[0][before & 0xff];
+        }
+    }
+}
+
+static uint32_t crc_portable(uint32_t crc, const uint8_t *p, size_t size) {
+    for (; size >= 8; size -= 8, p += 8) {
+        uint32_t low = little_word(p) ^ crc, high = little_word(p + 4);
+        crc = crc_table[7][low & 0xff] ^ crc_table[6][low >> 8 & 0xff]
+            ^ crc_table[5][low >> 16 & 0xff] ^ crc_table[4][low >> 24]
+            ^ crc_table[3][high & 0xff] ^ crc_table[2][high >> 8 & 0xff]
+            ^ crc_table[1][high >> 16 & 0xff] ^ crc_table[0][high >> 24];
+    }
+    while (size--) {
+        crc = crc >> 8 ^ crc_table[0][(crc ^ *p++) & 0xff];
+    }
+    return crc;
+}
+
+#if defined(__x86_64__) && defined(__GNUC__)
+__attribute__((target("sse4.2")))
+static uint32_t crc_sse42(uint32_t crc, const uint8_t *p, size_t size) {
+    uint64_t wide = crc;
+    for (; size >= 8; size -= 8, p += 8) {
+        wide = __builtin_ia32_crc32di(wide, little_long(p));
+    }
+    crc = (uint32_t)wide;
+    while (size--) {
+        crc = __builtin_ia32_crc32qi(crc, *p++);
+    }
+    return crc;
+}
+#endif
+
+static uint32_t (*crc_update)(uint32_t, const uint8_t *, size_t) = crc_portable;
+
+static void choose_crc(void) {
+    make_crc_table();
+#if defined(__x86_64__) && defined(__GNUC__)
+    if (__builtin_cpu_supports("sse4.2")) {
+        crc_update = crc_sse42;
+    }
+#endif
+}
+
+/* Columns of one table: `count` rows, in memory for `room`. */
+typedef struct {
+    uint8_t *column[8];
+    const uint8_t *widths;
+    size_t columns, count, room;
+} Table;
+
+static const uint8_t record_widths[] = {8, 4, 4, 1, 1, 1, 2};
+static const uint8_t block_widths[] = {4, 4, 4, 4, 4, 1, 1, 1};
+static const uint8_t kept_widths[] = {4, 8};
+
+typedef struct {
+    const uint8_t *data;
+    uint64_t lsn, end, at, prev, begin, segment, system, stop;
+    uint32_t timeline, magic, apply, compressed;
+    int custom, toplevel;
+    uint8_t *carry, *kept;
+    size_t carried, carry_room, kept_size, kept_room;
+    Table records, blocks, keeps;
+} WalScan;
+
+static int has_room(Table *t) {
+    if (t->count < t->room) {
+        return 1;
+    }
+    size_t room = t->room ? t->room * 2 : 1024;
+    for (size_t n = 0; n < t->columns; n++) {
+        uint8_t *grown = PyMem_RawRealloc(t->column[n], room * t->widths[n]);
+        if (grown == NULL) {
+            return 0;
+        }
+        t->column[n] = grown;
+    }
+    t->room = room;
+    return 1;
+}
+
+static int append(uint8_t **to, size_t *size, size_t *room, const uint8_t *from, size_t more) {
+    if (more == 0) {
+        return 1;
+    }
+    if (*size + more > *room) {
+        size_t wanted = (*size + more) * 2;
+        uint8_t *grown = PyMem_RawRealloc(*to, wanted);
+        if (grown == NULL) {
+            return 0;
+        }
+        *to = grown;
+        *room = wanted;
+    }
+    memcpy(*to + *size, from, more);
+    *size += more;
+    return 1;
+}
+
+#define CELL(table, number, type) ((type *)(table).column[number])[(table).count]
+
+static int header_fault(const WalScan *s, const uint8_t *r, uint64_t begin) {
+    uint8_t rmgr = r[17];
+    uint64_t prev = little_long(r + 8);
+    if (rmgr > 21 && !(s->custom && rmgr >= 128)) {
+        return BAD_RMGR;
+    }
+    if (s->prev ? prev != s->prev : prev >= begin) {
+        return PREV_MISMATCH;
+    }
+    return GO_ON;
+}
+
+/* The header of a page image at r[at], of which `left` bytes are there: its length, or 0. */
+static size_t image_header(const WalScan *s, const uint8_t *r, size_t left, uint32_t *content,
+                           uint8_t *flags) {
+    if (left < 5) {
+        return 0;
+    }
+    uint32_t size = little_half(r), hole = little_half(r + 2), info = r[4];
+    int has_hole = info & 1, compressed = (info & s->compressed) != 0;
+    if (left < (has_hole && compressed ? 7u : 5u) || size > WAL_PAGE) {
+        return 0;
+    }
+    uint32_t hole_size = compressed ? (has_hole ? little_half(r + 5) : 0) : WAL_PAGE - size;
+    if (has_hole ? hole == 0 || hole_size == 0 || size == WAL_PAGE
+                 : hole || hole_size || (size == WAL_PAGE) == compressed) {
+        return 0;
+    }
+    *content += size;
+    *flags = (uint8_t)(*flags | (info & s->apply ? 0x80 : 0));
+    return has_hole && compressed ? 7 : 5;
+}
+
+/* Add the block reference at r, of which `left` bytes are there: the length of its header, 0 when
+   it is malformed. `relation` is that of the reference before, or NULL. */
+static size_t block_reference(WalScan *s, const uint8_t *r, size_t left, const uint8_t **relation,
+                              uint32_t *content) {
+    uint8_t flags = r[1] & 0x70;
+    uint32_t own = little_half(r + 2);
+    size_t at = 4;
+    if ((own > 0) != ((flags & 0x20) > 0)) {
+        return 0;
+    }
+    *content += own;
+    if (flags & 0x10) {
+        size_t size = image_header(s, r + at, left - at, content, &flags);
+        if (size == 0) {
+            return 0;
+        }
+        at += size;
+    }
+    if (left - at < (r[1] & 0x80 ? 4u : 16u) || (r[1] & 0x80 && *relation == NULL)) {
+        return 0;
+    }
+    if (!(r[1] & 0x80)) {
+        *relation = r + at;
+        at += 12;
+    }
+    CELL(s->blocks, 0, uint32_t) = (uint32_t)s->records.count;
+    CELL(s->blocks, 1, uint32_t) = little_word(*relation);
+    CELL(s->blocks, 2, uint32_t) = little_word(*relation + 4);
+    CELL(s->blocks, 3, uint32_t) = little_word(*relation + 8);
+    CELL(s->blocks, 4, uint32_t) = little_word(r + at);
+    CELL(s->blocks, 5, uint8_t) = r[1] & 0x0f;
+    CELL(s->blocks, 6, uint8_t) = r[0];
+    CELL(s->blocks, 7, uint8_t) = flags;
+    s->blocks.count++;
+    return at + 4;
+}
+
+/* Add the block references of a record and find its main data. */
+static int block_references(WalScan *s, const uint8_t *r, uint32_t total, uint32_t *main_at) {
+    size_t at = RECORD_HEADER;
+    /* The sum of the contents: at most 33 blocks of 2 * 65535 bytes before the main data. */
+    uint32_t content = 0, main_size = 0;
+    int id_before = -1;
+    const uint8_t *relation = NULL;
+    while (total - at > content) {
+        size_t left = total - at, size;
+        uint8_t id = r[at];
+        if (id == 255 && left >= 2) {
+            main_size = r[at + 1];
+            at += 2;
+            break;
+        }
+        if (id == 254 && left >= 5) {
+            main_size = little_word(r + at + 1);
+            at += 5;
+            break;
+        }
+        if (id > 32) {
+            size = id == 253 ? 3 : id == 252 && s->toplevel ? 5 : 0;
+            if (size == 0 || left < size) {
+                return MALFORMED;
+            }
+            at += size;
+            continue;
+        }
+        if (left < 4 || id <= id_before) {
+            return MALFORMED;
+        }
+        if (!has_room(&s->blocks)) {
+            return NO_MEMORY;
+        }
+        size = block_reference(s, r + at, left, &relation, &content);
+        if (size == 0) {
+            return MALFORMED;
+        }
+        id_before = id;
+        at += size;
+    }
+    if (total - at != (uint64_t)content + main_size) {
+        return MALFORMED;
+    }
+    *main_at = total - main_size;
+    return GO_ON;
+}
+
+/* What a heap record does to rows: its kind, or -1 when its main data are cut short. */
+static int row_change(uint8_t rmgr, uint8_t opcode, const uint8_t *p, size_t size, uint16_t *rows) {
+    *rows = 0;
+    if (rmgr == RM_HEAP2) {
+        if (opcode != 0x50) {
+            return NO_CHANGE;
+        }
+        *rows = size >= 4 ? little_half(p + 2) : 0;
+        return size >= 4 ? INSERT : -1;
+    }
+    if (opcode == 0x00 || opcode == 0x10) {
+        if (size < (opcode ? 8u : 3u)) {
+            return -1;
+        }
+        if (opcode ? p[7] & 0x08 : p[2] & 0x04) {
+            return NO_CHANGE;
+        }
+        *rows = 1;
+        return opcode == 0 ? INSERT : p[7] & 0x10 ? MOVE : DELETE;
+    }
+    *rows = opcode == 0x20 || opcode == 0x40 || opcode == 0x50;
+    return *rows ? (opcode == 0x50 ? INSERT : UPDATE) : NO_CHANGE;
+}
+
+static int is_kept(uint8_t rmgr, uint8_t info) {
+    return rmgr == RM_XACT || rmgr == RM_SMGR || rmgr == RM_DBASE || rmgr == RM_TBLSPC
+        || rmgr == RM_RELMAP || rmgr == RM_HEAP || (rmgr == RM_XLOG && (info & 0xf0) != 0x20);
+}
+
+/* Verify the whole record at r, whose header is checked, and add it. */
+static int take_record(WalScan *s, const uint8_t *r, uint64_t begin) {
+    uint32_t total = little_word(r), main_at, crc = 0xffffffffu;
+    uint8_t info = r[16], rmgr = r[17];
+    uint16_t rows = 0;
+    int change = NO_CHANGE;
+    size_t first = s->blocks.count;
+    crc = crc_update(crc, r + RECORD_HEADER, total - RECORD_HEADER);
+    if ((crc_update(crc, r, 20) ^ 0xffffffffu) != little_word(r + 20)) {
+        return CRC_MISMATCH;
+    }
+    int found = block_references(s, r, total, &main_at);
+    if (found == GO_ON && (rmgr == RM_HEAP || rmgr == RM_HEAP2)) {
+        change = row_change(rmgr, info & 0x70, r + main_at, total - main_at, &rows);
+        found = change < 0 ? MALFORMED : GO_ON;
+    }
+    if (found != GO_ON) {
+        s->blocks.count = first;
+        return found;
+    }
+    if (!has_room(&s->records)) {
+        return NO_MEMORY;
+    }
+    if (first == s->blocks.count && is_kept(rmgr, info)) {
+        if (!has_room(&s->keeps)
+            || !append(&s->kept, &s->kept_size, &s->kept_room, r, total)) {
+            return NO_MEMORY;
+        }
+        CELL(s->keeps, 0, uint32_t) = (uint32_t)s->records.count;
+        CELL(s->keeps, 1, uint64_t) = s->kept_size;
+        s->keeps.count++;
+    }
+    CELL(s->records, 0, uint64_t) = begin;
+    CELL(s->records, 1, uint32_t) = total;
+    CELL(s->records, 2, uint32_t) = little_word(r + 4);
+    CELL(s->records, 3, uint8_t) = rmgr;
+    CELL(s->records, 4, uint8_t) = info;
+    CELL(s->records, 5, uint8_t) = (uint8_t)change;
+    CELL(s->records, 6, uint16_t) = rows;
+    s->records.count++;
+    s->prev = begin;
+    return GO_ON;
+}
+
+static uint64_t behind(const WalScan *s, const uint8_t *r, uint64_t end) {
+    if (r[17] == RM_XLOG && (r[16] & 0xf0) == 0x40) {
+        return (end + s->segment - 1) / s->segment * s->segment;
+    }
+    return (end + 7) & ~(uint64_t)7;
+}
+
+static int page_fault(const WalScan *s, const uint8_t *p) {
+    uint32_t magic = little_half(p), flags = little_half(p + 2);
+    uint64_t address = little_long(p + 8);
+    int is_first = s->at % s->segment == 0;
+    if (magic != s->magic) {
+        return magic || address ? BAD_MAGIC : UNWRITTEN;
+    }
+    if (flags & ~0x0fu || ((flags & 0x02) != 0) != is_first) {
+        return BAD_PAGE_FLAGS;
+    }
+    if (is_first) {
+        if (s->system && little_long(p + 24) != s->system) {
+            return FOREIGN_SYSTEM;
+        }
+        if (little_word(p + 32) != s->segment || little_word(p + 36) != WAL_PAGE) {
+            return WRONG_SEGMENT_SIZE;
+        }
+    }
+    if (address != s->at) {
+        return WRONG_ADDRESS;
+    }
+    return little_word(p + 4) < s->timeline ? WRONG_TIMELINE : GO_ON;
+}
+
+/* Pass the header of the page at `at`, and what is to be skipped behind it. */
+static int enter_page(WalScan *s) {
+    const uint8_t *p = s->data + (s->at - s->lsn);
+    uint32_t size = s->at % s->segment ? 24 : 40, skipped = 0;
+    if (s->end - s->at < size) {
+        return TORN;
+    }
+    int found = page_fault(s, p);
+    if (found != GO_ON) {
+        return found;
+    }
+    uint32_t flags = little_half(p + 2), remaining = little_word(p + 16);
+    if (s->carried && flags & 0x08) {
+        s->carried = 0;
+        s->begin = 0;
+    }
+    if (s->carried) {
+        if (!(flags & 0x01)) {
+            return NO_CONTRECORD;
+        }
+        if (remaining == 0 || remaining != little_word(s->carry) - s->carried) {
+            return BAD_CONTRECORD;
+        }
+    } else if (flags & 0x01) {
+        if (s->prev) {
+            return NO_CONTRECORD;
+        }
+        uint64_t aligned = ((uint64_t)remaining + 7) & ~(uint64_t)7;
+        skipped = aligned < WAL_PAGE - size ? (uint32_t)aligned : WAL_PAGE - size;
+    }
+    s->timeline = little_word(p + 4);
+    s->at += size + skipped;
+    return GO_ON;
+}
+
+/* Add the bytes up to `limit` to the carried record, and take it when it is whole. */
+static int continue_record(WalScan *s, uint64_t limit) {
+    size_t missing = little_word(s->carry) - s->carried;
+    size_t take = missing < limit - s->at ? missing : (size_t)(limit - s->at);
+    if (!append(&s->carry, &s->carried, &s->carry_room, s->data + (s->at - s->lsn), take)) {
+        return NO_MEMORY;
+    }
+    s->at += take;
+    if (take < missing) {
+        return GO_ON;
+    }
+    int found = header_fault(s, s->carry, s->begin);
+    if (found == GO_ON) {
+        found = take_record(s, s->carry, s->begin);
+    }
+    if (found == GO_ON) {
+        s->at = behind(s, s->carry, s->at);
+        s->carried = 0;
+        s->begin = 0;
+    }
+    return found;
+}
+
+/* Carry the record at `at`, which does not end before `limit`. */
+static int begin_carry(WalScan *s, uint64_t limit) {
+    const uint8_t *r = s->data + (s->at - s->lsn);
+    if (limit - s->at < 8) {
+        return TORN;
+    }
+    uint32_t total = little_word(r);
+    if (total < RECORD_HEADER || total > RECORD_MAX) {
+        return total ? BAD_LENGTH : UNWRITTEN;
+    }
+    if (!append(&s->carry, &s->carried, &s->carry_room, r, (size_t)(limit - s->at))) {
+        return NO_MEMORY;
+    }
+    s->begin = s->at;
+    s->at = limit;
+    return GO_ON;
+}
+
+/* Take the records that begin and end before `limit`; carry the one that does not end. */
+static int page_of_records(WalScan *s, uint64_t limit) {
+    while (s->at < limit) {
+        const uint8_t *r = s->data + (s->at - s->lsn);
+        if (s->at >= s->stop) {
+            return STOPPED;
+        }
+        uint64_t left = limit - s->at;
+        if (left < RECORD_HEADER || little_word(r) < RECORD_HEADER || little_word(r) > left) {
+            return begin_carry(s, limit);
+        }
+        int found = header_fault(s, r, s->at);
+        if (found == GO_ON) {
+            found = take_record(s, r, s->at);
+        }
+        if (found != GO_ON) {
+            return found;
+        }
+        s->at = behind(s, r, s->at + little_word(r));
+    }
+    return GO_ON;
+}
+
+static int run_scan(WalScan *s) {
+    int found = GO_ON, is_checked = 0;
+    while (found == GO_ON) {
+        if (s->carried == 0) {
+            is_checked = 0;
+        } else if (!is_checked && s->carried >= RECORD_HEADER) {
+            found = header_fault(s, s->carry, s->begin);
+            is_checked = 1;
+        }
+        if (found != GO_ON) {
+            break;
+        }
+        if (s->at >= s->end) {
+            found = s->carried ? TORN : CLEAN;
+        } else if (s->at % WAL_PAGE == 0) {
+            found = enter_page(s);
+        } else {
+            uint64_t limit = s->at - s->at % WAL_PAGE + WAL_PAGE;
+            limit = limit < s->end ? limit : s->end;
+            found = s->carried ? continue_record(s, limit) : page_of_records(s, limit);
+        }
+    }
+    if (found > STOPPED && s->carried) {
+        s->at = s->begin;
+        s->begin = 0;
+        s->carried = 0;
+    }
+    return found;
+}
+
+static PyObject *columns_of(const Table *t) {
+    PyObject *result = PyTuple_New((Py_ssize_t)t->columns);
+    for (size_t n = 0; result != NULL && n < t->columns; n++) {
+        PyObject *column = PyBytes_FromStringAndSize(
+            (const char *)t->column[n], (Py_ssize_t)(t->count * t->widths[n]));
+        if (column == NULL) {
+            Py_CLEAR(result);
+        } else {
+            PyTuple_SET_ITEM(result, (Py_ssize_t)n, column);
+        }
+    }
+    return result;
+}
+
+static PyObject *scan_result(const WalScan *s, int end) {
+    PyObject *keeps = columns_of(&s->keeps);
+    if (keeps == NULL) {
+        return NULL;
+    }
+    PyObject *kept = Py_BuildValue(
+        "OOy#", PyTuple_GET_ITEM(keeps, 0), PyTuple_GET_ITEM(keeps, 1),
+        s->kept_size ? (const char *)s->kept : "",
+        (Py_ssize_t)s->kept_size);
+    Py_DECREF(keeps);
+    return Py_BuildValue(
+        "iKKIKy#NNN", end, (unsigned long long)s->at, (unsigned long long)s->prev,
+        (unsigned int)s->timeline, (unsigned long long)s->begin,
+        s->carried ? (const char *)s->carry : "",
+        (Py_ssize_t)s->carried, columns_of(&s->records), columns_of(&s->blocks), kept);
+}
+
+static int is_scan(const WalScan *s, const Py_buffer *carry) {
+    if (s->segment < WAL_PAGE || s->segment & (s->segment - 1) || s->segment > 1u << 30
+        || s->at < s->lsn || s->at > UINT64_MAX / 2 || s->end > UINT64_MAX / 2) {
+        return 0;
+    }
+    if (carry->len == 0) {
+        return 1;
+    }
+    uint32_t total = carry->len < 8 ? 0 : little_word(carry->buf);
+    return total >= RECORD_HEADER && total <= RECORD_MAX && carry->len < (Py_ssize_t)total;
+}
+
+PyDoc_STRVAR(scan_wal_doc,
+"scan_wal(data, lsn, position, prev, timeline, begin, carry, segment_bytes, magic, image_apply,\n"
+"         image_compressed, custom_rmgrs, toplevel_xid, system_identifier, stop)\n\n"
+"Scan PostgreSQL's WAL; see pitr/postgres/wal/scan.py.");
+
+static PyObject *scan_wal(PyObject *module, PyObject *args) {
+    Py_buffer data, carry;
+    unsigned long long lsn, at, prev, begin, segment, system, stop;
+    unsigned int timeline, magic, apply, compressed;
+    int custom, toplevel, end = NO_MEMORY;
+    PyObject *result = NULL;
+    if (!PyArg_ParseTuple(
+            args, "y*KKKIKy*KIIIppKK", &data, &lsn, &at, &prev, &timeline, &begin, &carry, &segment,
+            &magic, &apply, &compressed, &custom, &toplevel, &system, &stop)) {
+        return NULL;
+    }
+    WalScan s = {
+        .data = data.buf, .lsn = lsn, .end = lsn + (uint64_t)data.len, .at = at, .prev = prev,
+        .begin = begin, .segment = segment, .system = system, .stop = stop, .timeline = timeline,
+        .magic = magic, .apply = apply, .compressed = compressed, .custom = custom,
+        .toplevel = toplevel,
+        .records = {.widths = record_widths, .columns = sizeof record_widths},
+        .blocks = {.widths = block_widths, .columns = sizeof block_widths},
+        .keeps = {.widths = kept_widths, .columns = sizeof kept_widths},
+    };
+    if (!is_scan(&s, &carry)) {
+        PyErr_SetString(PyExc_ValueError, "data and state do not fit together");
+        goto done;
+    }
+    PyThreadState *state = data.len >= RELEASE_BYTES ? PyEval_SaveThread() : NULL;
+    if (append(&s.carry, &s.carried, &s.carry_room, carry.buf, (size_t)carry.len)) {
+        end = run_scan(&s);
+    }
+    if (state != NULL) {
+        PyEval_RestoreThread(state);
+    }
+    result = end == NO_MEMORY ? PyErr_NoMemory() : scan_result(&s, end);
+done:
+    PyMem_RawFree(s.carry);
+    PyMem_RawFree(s.kept);
+    for (size_t n = 0; n < 8; n++) {
+        PyMem_RawFree(s.records.column[n]);
+        PyMem_RawFree(s.blocks.column[n]);
+        PyMem_RawFree(s.keeps.column[n]);
+    }
+    PyBuffer_Release(&data);
+    PyBuffer_Release(&carry);
+    return result;
+}
+
 static PyMethodDef methods[] = {
     {"wal_checksum", wal_checksum, METH_VARARGS, wal_checksum_doc},
     {"verify_frames", verify_frames, METH_VARARGS, verify_frames_doc},
+    {"scan_wal", scan_wal, METH_VARARGS, scan_wal_doc},
     {NULL, NULL, 0, NULL},
 };
 
@@ -121,5 +707,6 @@ static struct PyModuleDef definition = {
 };
 
 PyMODINIT_FUNC PyInit__speedups(void) {
+    choose_crc();
     return PyModule_Create(&definition);
 }

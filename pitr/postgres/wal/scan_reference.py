@@ -155,7 +155,9 @@ class _Run:
         """Scan to an end."""
         is_checked = False
         while True:
-            if not is_checked and len(self.carry) >= HEADER_BYTES:
+            if not self.carry:
+                is_checked = False
+            elif not is_checked and len(self.carry) >= HEADER_BYTES:
                 found = self._header_fault(HEADER.unpack_from(self.carry), self.begin)
                 if found is not None:
                     return self._fault(found)
@@ -171,8 +173,6 @@ class _Run:
             found = self._continue_record(limit) if self.carry else self._page_of_records(limit)
             if found is not None:
                 return found
-            if not self.carry:
-                is_checked = False
 
     def _fault(self, found: LogEnd) -> LogEnd:
         """Leave the position at the record or page that is at fault."""
