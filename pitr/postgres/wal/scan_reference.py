@@ -8,6 +8,7 @@ agree on damaged bytes too.
 from __future__ import annotations
 
 import struct
+import sys
 from array import array
 from dataclasses import dataclass, field
 
@@ -72,6 +73,14 @@ _IMAGE = struct.Struct("<HHB")
 _HOLE = struct.Struct("<H")
 _PLACE = struct.Struct("<IIII")
 
+# The header of a record, one block reference without an image, the head of short main data.
+_PLAIN = struct.Struct("<I4xQBBxxIBBH16xBB")
+_PLAIN_BYTES = _PLAIN.size
+# What the checksum covers of a header: length, xid, prev, info, rmgr.
+_HEADER_PART = HEADER_BYTES - 4
+_PLAIN_FLAGS = HAS_IMAGE | HAS_DATA | SAME_RELATION
+_WITH_ROWS = 2
+
 _KEPT = bytes(
     rmgr in (RM_XLOG, RM_XACT, RM_SMGR, RM_DBASE, RM_TBLSPC, RM_RELMAP, RM_HEAP)
     for rmgr in range(256)
@@ -118,6 +127,12 @@ def scan_wal(
         system_identifier=system_identifier,
         stop=stop,
     )
+    run.plain = bytes(
+        (_WITH_ROWS if _HAS_ROWS[r] else 1)
+        if run.rmgrs[r] and (r == RM_HEAP or not _KEPT[r])
+        else 0
+        for r in range(256)
+    )
     return run.columns(run.scan())
 
 
@@ -141,11 +156,12 @@ class _Run:
     toplevel_xid: bool
     system_identifier: int
     stop: int
-    headers: list[tuple[int, ...]] = field(default_factory=list)
+    plain: bytes = b""
+    headers: bytearray = field(default_factory=bytearray)
     lsns: array[int] = field(default_factory=lambda: array("Q"))
     changes: bytearray = field(default_factory=bytearray)
     rows: array[int] = field(default_factory=lambda: array("H"))
-    blocks: list[tuple[int, ...]] = field(default_factory=list)
+    blocks: bytearray = field(default_factory=bytearray)
     block_records: array[int] = field(default_factory=lambda: array("I"))
     kept_records: array[int] = field(default_factory=lambda: array("I"))
     kept_ends: array[int] = field(default_factory=lambda: array("Q"))
@@ -259,11 +275,11 @@ class _Run:
         """Take the records that begin and end before `limit`; carry the one that does not end."""
         data, lsn, at = self.data, self.lsn, self.at
         while at < limit:
-            self.at = at
+            self.at = at = self._plain_records(at, limit)
             if at >= self.stop:
-                return LogEnd.STOPPED
+                return LogEnd.STOPPED if at < limit else None
             if limit - at < HEADER_BYTES:
-                return self._begin_carry(limit)
+                return self._begin_carry(limit) if at < limit else None
             header = HEADER.unpack_from(data, at - lsn)
             total = header[0]
             if not HEADER_BYTES <= total <= limit - at:
@@ -271,9 +287,57 @@ class _Run:
             found = self._header_fault(header, at) or self._take(data, at - lsn, at, header)
             if found:
                 return found
-            at = self._behind(header, at + total)
-        self.at = at
+            self.at = at = self._behind(header, at + total)
         return None
+
+    def _plain_records(self, at: int, limit: int) -> int:
+        """Take records with one block, no image and short main data; return where others begin.
+
+        A short cut for most records of most workloads: everything that is unusual, and every
+        fault, is left to the steps that all records can take.
+        """
+        data, lsn, prev, plain, unpack = (
+            self.data,
+            self.lsn,
+            self.prev,
+            self.plain,
+            _PLAIN.unpack_from,
+        )
+        headers, blocks, lsns, numbers = self.headers, self.blocks, self.lsns, self.block_records
+        changes, rows = self.changes.append, self.rows.append
+        last = min(limit - _PLAIN_BYTES, self.stop - 1)
+        while at <= last:
+            o = at - lsn
+            total, before, info, rmgr, crc, id_, flags, size, part, main = unpack(data, o)
+            if (
+                before != prev
+                or part != ID_DATA_SHORT
+                or total != _PLAIN_BYTES + size + main
+                or total > limit - at
+                or flags & _PLAIN_FLAGS != (HAS_DATA if size else 0)
+                or id_ > BLOCK_ID_MAX
+                or not plain[rmgr]
+            ):
+                break
+            end = o + total
+            header = data[o : o + _HEADER_PART]
+            if extend(value(data[o + HEADER_BYTES : end]), header) != crc:
+                break
+            change = count = 0
+            if plain[rmgr] == _WITH_ROWS:
+                change, count = _row_change(rmgr, info & HEAP_OPCODE, data[end - main : end])
+                if change < 0:
+                    break
+            numbers.append(len(lsns))
+            blocks += data[o + HEADER_BYTES : o + _PLAIN_BYTES - 2]
+            lsns.append(at)
+            headers += header
+            changes(change)
+            rows(count)
+            prev = at
+            at = (at + total + 7) & -8
+        self.prev = prev
+        return at
 
     def _begin_carry(self, limit: int) -> LogEnd | None:
         """Carry the record at `at`, which does not end before `limit`."""
@@ -300,18 +364,18 @@ class _Run:
         body = o + HEADER_BYTES
         if extend(value(record[body:end]), record[o : body - 4]) != crc:
             return LogEnd.CRC_MISMATCH
-        first = len(self.blocks)
+        first = len(self.block_records)
         main = self._block_references(record, body, end)
         change, rows = _NO_CHANGE, 0
         if main >= 0 and _HAS_ROWS[rmgr]:
             change, rows = _row_change(rmgr, info & HEAP_OPCODE, record[main:end])
         if main < 0 or change < 0:
-            del self.blocks[first:]
+            del self.blocks[first * _BLOCK.size :]
             del self.block_records[first:]
             return LogEnd.MALFORMED
-        if _KEPT[rmgr] and first == len(self.blocks):
+        if _KEPT[rmgr] and first == len(self.block_records):
             self._keep(header, record[o:end])
-        self.headers.append(header)
+        self.headers += record[o : o + _HEADER_PART]
         self.lsns.append(begin)
         self.changes.append(change)
         self.rows.append(rows)
@@ -322,7 +386,7 @@ class _Run:
         if header[4] == RM_XLOG and header[3] & INFO_MASK == XLOG_NOOP:
             return
         self.kept += record
-        self.kept_records.append(len(self.headers))
+        self.kept_records.append(len(self.lsns))
         self.kept_ends.append(len(self.kept))
 
     def _block_references(self, record: bytes, at: int, end: int) -> int:
@@ -330,7 +394,7 @@ class _Run:
 
         The result is the offset at which they begin, or -1 when the parts contradict each other.
         """
-        number = len(self.headers)
+        number = len(self.lsns)
         data_bytes = main_bytes = 0
         id_before = -1
         relation: tuple[int, ...] | None = None
@@ -366,7 +430,7 @@ class _Run:
                 data_bytes += content
                 at += size
             relation = block[3:6]
-            self.blocks.append(block)
+            self.blocks += _BLOCK.pack(*block)
             self.block_records.append(number)
         return end - main_bytes if end - at == data_bytes + main_bytes else -1
 
@@ -431,28 +495,35 @@ class _Run:
 
     def columns(self, end: LogEnd) -> Scanned:
         """Return the result in the form of the C twin."""
-        total, xid, _, info, rmgr, _ = zip(*self.headers, strict=True) if self.headers else [()] * 6
-        id_, flags, _, *place = zip(*self.blocks, strict=True) if self.blocks else [()] * 7
-        both = bytes(flags)
         records = (
             self.lsns.tobytes(),
-            array("I", total).tobytes(),
-            array("I", xid).tobytes(),
-            bytes(rmgr),
-            bytes(info),
+            _column(self.headers, _HEADER_PART, 0, 4),
+            _column(self.headers, _HEADER_PART, 4, 4),
+            _column(self.headers, _HEADER_PART, 17, 1),
+            _column(self.headers, _HEADER_PART, 16, 1),
             bytes(self.changes),
             self.rows.tobytes(),
         )
+        flags = _column(self.blocks, _BLOCK.size, 1, 1)
         blocks = (
             self.block_records.tobytes(),
-            *(array("I", column).tobytes() for column in place),
-            both.translate(_FORK),
-            bytes(id_),
-            both.translate(_FLAGS),
+            *(_column(self.blocks, _BLOCK.size, at, 4) for at in (4, 8, 12, 16)),
+            flags.translate(_FORK),
+            _column(self.blocks, _BLOCK.size, 0, 1),
+            flags.translate(_FLAGS),
         )
         kept = (self.kept_records.tobytes(), self.kept_ends.tobytes(), bytes(self.kept))
         where = (int(end), self.at, self.prev, self.timeline, self.begin, bytes(self.carry))
         return (*where, records, blocks, kept)
+
+
+def _column(rows: bytearray, width: int, offset: int, size: int) -> bytes:
+    """Return one field of rows of little-endian bytes, in native order."""
+    column = bytearray(len(rows) // width * size)
+    for byte in range(size):
+        to = byte if sys.byteorder == "little" else size - 1 - byte
+        column[to::size] = rows[offset + byte :: width]
+    return bytes(column)
 
 
 def _row_change(rmgr: int, opcode: int, main: bytes) -> tuple[int, int]:
