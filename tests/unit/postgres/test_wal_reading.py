@@ -153,7 +153,15 @@ def test_record_with_all_its_parts_is_decoded() -> None:
         Block(0, block=5, data=b"abc", will_init=True),
         Block(1, file=(1664, 0, 1262), fork=2, block=1, image=page_image, image_info=0x02),
         Block(9, same_relation=True, block=3, image=page_image[:8000], hole=(100, 192)),
-        Block(32, file=(1, 2, 3), block=2**32 - 1, image=b"zz", hole=(9, 9), image_info=0x06),
+        Block(
+            32,
+            file=(1, 2, 3),
+            block=2**32 - 1,
+            image=b"zz",
+            hole=(9, 9),
+            image_info=0x06,
+            is_compressed=True,
+        ),
     )
     between = struct.pack("<BHBI", 253, 17, 252, 991)
     data = encode_record(

@@ -68,16 +68,16 @@ def both(
 # ---- random WAL ----------------------------------------------------------------------------------
 
 
-def random_block(rng: random.Random, number: int, *, is_first: bool) -> Block:
+def random_block(rng: random.Random, number: int, version: WalVersion, *, is_first: bool) -> Block:
     image, hole, info = None, (0, 0), 0
-    kind = rng.randrange(6)
+    kind = rng.randrange(8)
     if kind == 0:
         image = bytes(8192)
     elif kind == 1:
         size = rng.randrange(1, 8192)
         image, hole = bytes(size), (rng.randrange(1, 8192), 8192 - size)
     elif kind == 2:
-        image, info = bytes(rng.randrange(8192)), rng.choice([0x04, 0x06, 0x08, 0x10, 0x12])
+        image, info = bytes(rng.randrange(8192)), rng.choice(list(version.image_methods))
         hole = rng.choice([(0, 0), (24, 100)])
     return Block(
         number,
@@ -87,32 +87,50 @@ def random_block(rng: random.Random, number: int, *, is_first: bool) -> Block:
         data=bytes(rng.choice([0, 0, 1, 50, 3000])),
         image=image,
         hole=hole,
-        image_info=info | rng.choice([0, 2]),
+        image_info=info | rng.choice([0, version.image_apply]),
+        is_compressed=bool(info),
         same_relation=not is_first and rng.random() < 0.5,
         will_init=rng.random() < 0.3,
     )
 
 
-def random_record(rng: random.Random, prev: int) -> bytes:
-    """Return a record that may be anything: most are right, some have parts that do not fit."""
-    ids = sorted(
-        rng.sample(range(34 if rng.random() < 0.1 else 33), rng.choice([0, 0, 1, 1, 2, 5]))
-    )
-    blocks = tuple(random_block(rng, id_, is_first=not n) for n, id_ in enumerate(ids))
-    between = rng.choice(
-        [b"", b"", b"", struct.pack("<BH", 253, 1), struct.pack("<BI", 252, 9), b"\xf0"]
-    )
-    main = rng.randbytes(rng.choice([0, 2, 4, 8, 14, 100, 255, 256, 9000]))
-    rmgr = rng.choice([0, 1, 2, 4, 5, 7, 9, 10, 10, 11, 21, 22, 128, 200])
+def random_record(rng: random.Random, prev: int, version: WalVersion) -> bytes:
+    """Return a record that is right in itself, with any parts."""
+    ids = sorted(rng.sample(range(33), rng.choice([0, 0, 1, 1, 1, 2, 5])))
+    blocks = tuple(random_block(rng, id_, version, is_first=not n) for n, id_ in enumerate(ids))
+    between = [b"", b"", b"", struct.pack("<BH", 253, 1)]
+    if version.has_toplevel_xid:
+        between.append(struct.pack("<BI", 252, 9))
+    sizes = [8, 14, 100, 255, 256, 9000]
+    rmgr = rng.choice([0, 1, 2, 4, 5, 7, 9, 10, 10, 10, 11, 11, 21])
     return encode_record(
-        rmgr,
+        200 if version.has_custom_rmgrs and rng.random() < 0.05 else rmgr,
         rng.randrange(256),
         xid=rng.randrange(2**32),
-        prev=prev if rng.random() < 0.98 else rng.randrange(2**40),
+        prev=prev,
         blocks=blocks,
-        main=main,
-        before_main=between if rng.random() < 0.5 else b"",
+        main=rng.randbytes(rng.choice(sizes if rmgr in (9, 10) else [0, 2, *sizes])),
+        before_main=rng.choice(between),
     )
+
+
+def wild_record(rng: random.Random, prev: int, version: WalVersion) -> bytes:
+    """Return a record of which something cannot be, though its checksum is right."""
+    kind = rng.randrange(6)
+    if kind == 0:
+        return encode_record(rng.choice([22, 127, 128]), prev=prev)
+    if kind == 1:
+        return encode_record(11, prev=rng.randrange(2**40))
+    if kind == 2:
+        return encode_record(11, prev=prev, before_main=rng.choice([b"\xf0", b"\xfc" + bytes(4)]))
+    if kind == 3:
+        return encode_record(rng.choice([9, 10]), 16 * rng.randrange(16), prev=prev, main=b"abc")
+    if kind == 4:
+        image = bytes(rng.choice([0, 99, 8192, 8193]))
+        hole = (rng.choice([0, 24]), rng.choice([0, 24]))
+        block = Block(image=image, hole=hole, image_info=rng.randrange(256))
+        return encode_record(11, prev=prev, blocks=(block,))
+    return damaged_record(rng, random_record(rng, prev, version))
 
 
 def damaged_record(rng: random.Random, record: bytes) -> bytes:
@@ -126,11 +144,12 @@ def damaged_record(rng: random.Random, record: bytes) -> bytes:
 
 def random_wal(rng: random.Random, records: int) -> WalBuilder:
     wal = WalBuilder(major=rng.choice(range(13, 19)))
+    wildness = rng.choice([0, 0, 0.02])
     for _ in range(records):
         if rng.random() < 0.02:
             wal.switch()
-        record = random_record(rng, wal.prev)
-        wal.add_encoded(damaged_record(rng, record) if rng.random() < 0.05 else record)
+        make = wild_record if rng.random() < wildness else random_record
+        wal.add_encoded(make(rng, wal.prev, wal.version))
     return wal
 
 

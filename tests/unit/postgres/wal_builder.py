@@ -32,6 +32,7 @@ class Block:
     image: bytes | None = None
     hole: tuple[int, int] = (0, 0)
     image_info: int = 0
+    is_compressed: bool = False
     same_relation: bool = False
     will_init: bool = False
 
@@ -70,7 +71,7 @@ def encode_block(block: Block) -> tuple[bytes, bytes]:
         offset, size = block.hole
         info = block.image_info | (1 if size else 0)
         head += struct.pack("<HHB", len(block.image), offset, info)
-        if size and block.image_info & ~0x03 & 0x1C:
+        if size and block.is_compressed:
             head += struct.pack("<H", size)
     if not block.same_relation:
         head += struct.pack("<III", *block.file)
