@@ -1,0 +1,184 @@
+"""From a scan of WAL to the rows of its index."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from pitr.postgres.index.packing import CODES, take_rows
+from pitr.postgres.index.rows import (
+    BY_NAME,
+    NAMES,
+    RowKind,
+    Rows,
+    join_rows,
+    sort_by_lsn,
+    sort_by_relation,
+)
+from pitr.postgres.wal.page import advance, align
+from pitr.postgres.wal.payload_tmp import decode_end
+from pitr.postgres.wal.record import Record, RelationFile, decode_record
+from pitr.postgres.wal.scan import Scan
+from pitr.postgres.wal import versions
+from pitr.postgres.wal.versions import WalVersion
+
+# Of a record with several blocks only the first one counts what the record did to rows.
+_FIRST_REFERENCE = bytes([0xFF]).ljust(256, b"\0")
+_XACT_MASK = 0x70
+_XACT_COMMIT, _XACT_PREPARE, _XACT_ABORT, _XACT_COMMIT_PREPARED, _XACT_ABORT_PREPARED = (
+    0x00,
+    0x10,
+    0x20,
+    0x30,
+    0x40,
+)
+_XACT_ENDS = (_XACT_COMMIT, _XACT_ABORT, _XACT_COMMIT_PREPARED, _XACT_ABORT_PREPARED)
+_OF_RECORD = ("lsn", "length", "rmgr", "info", "xid")
+
+
+@dataclass(frozen=True, slots=True)
+class IndexedRows:
+    """The rows of one stretch of WAL: those without a relation file, and those of one."""
+
+    system: Rows
+    relations: Rows
+
+
+def make_rows(scan: Scan, version: WalVersion, segment_bytes: int) -> IndexedRows:
+    """Return the rows for everything a scan found."""
+    payload = _Payload(segment_bytes)
+    for number, data in scan.kept():
+        payload.add(number, scan, data, version)
+    plain = _plain_rows(scan, payload.replaced)
+    system, relations = payload.rows(scan)
+    return IndexedRows(
+        sort_by_lsn(join_rows([plain, system])),
+        sort_by_relation(sort_by_lsn(join_rows([_block_rows(scan), relations]))),
+    )
+
+
+def _block_rows(scan: Scan) -> Rows:
+    blocks, count = scan.blocks, len(scan.blocks)
+    columns = _of_records(scan, bytes(blocks.record))
+    changes = int.from_bytes(columns["change"], "little")
+    first = int.from_bytes(bytes(blocks.id).translate(_FIRST_REFERENCE), "little")
+    columns["change"] = (changes & first).to_bytes(count, "little")
+    columns |= {
+        "kind": bytes([RowKind.BLOCK]) * count,
+        "tablespace": blocks.tablespace,
+        "database": blocks.database,
+        "relation": blocks.relation,
+        "fork": blocks.fork,
+        "block": blocks.block,
+        "reference": blocks.id,
+    }
+    return _rows(columns, count)
+
+
+def _plain_rows(scan: Scan, replaced: set[int]) -> Rows:
+    """Return a row for each record without a block reference, but those of `replaced`."""
+    alone = bytearray(b"\1") * len(scan.records)
+    for number in scan.blocks.record:
+        alone[number] = 0
+    for number in replaced:
+        alone[number] = 0
+    picked = array("I", (number for number, is_alone in enumerate(alone) if is_alone))
+    return _rows(_of_records(scan, picked.tobytes()), len(picked))
+
+
+def _of_records(scan: Scan, order: bytes) -> dict[str, bytes | memoryview]:
+    records = scan.records
+    columns: dict[str, bytes | memoryview] = {
+        name: take_rows(getattr(records, name), getattr(records, name).itemsize, order)
+        for name in (*_OF_RECORD, "change")
+    }
+    rows = memoryview(take_rows(records.rows, records.rows.itemsize, order)).cast("H")
+    columns["rows"] = array("I", rows).tobytes()
+    return columns
+
+
+def _rows(columns: dict[str, bytes | memoryview], count: int) -> Rows:
+    """Return rows with zeros in the columns that are not given."""
+    found = {}
+    for name in NAMES:
+        width = BY_NAME[name].kind.width
+        values = columns.get(name, bytes(count * width))
+        found[name] = memoryview(values).cast("B").cast(CODES[width])
+    return Rows(found)
+
+
+@dataclass(slots=True)
+class _Payload:
+    """The rows that payloads give: `replaced` are records whose plain row they stand for."""
+
+    segment_bytes: int
+    replaced: set[int] = field(default_factory=set)
+    found: list[dict[str, int]] = field(default_factory=list)
+
+    def add(self, number: int, scan: Scan, data: bytes, version: WalVersion) -> None:
+        records = scan.records
+        base = {name: getattr(records, name)[number] for name in _OF_RECORD}
+        record = decode_record(base["lsn"], data, version)
+        values = list(self._values(record, version))
+        if values:
+            self.replaced.add(number)
+            self.found += [base | extra for extra in values]
+
+    def _values(self, record: Record, version: WalVersion) -> Iterator[dict[str, int]]:
+        """Yield the columns of each row that a payload gives."""
+        operation = record.header.operation
+        match record.header.rmgr:
+            case versions.RM_XACT if operation & _XACT_MASK in _XACT_ENDS:
+                yield from self._transaction_end(record, version)
+            case versions.RM_XACT if operation & _XACT_MASK == _XACT_PREPARE:
+                yield {}
+            case versions.RM_SMGR:
+                import struct
+                if operation == 0x10:
+                    ts, db, rel, fork = struct.unpack_from("<IIII", record.main)
+                    yield self._file(RowKind.CREATED, RelationFile(ts, db, rel)) | {"fork": fork}
+                else:
+                    block, ts, db, rel = struct.unpack_from("<IIII", record.main)
+                    yield self._file(RowKind.TRUNCATED, RelationFile(ts, db, rel)) | {"block": block}
+            case versions.RM_XLOG if operation in (0, 0x10):
+                import struct
+                redo, = struct.unpack_from("<Q", record.main)
+                yield {"related_lsn": redo, "related_xid": struct.unpack_from("<I", record.main, 24)[0]}
+            case versions.RM_RELMAP | versions.RM_DBASE:
+                import struct
+                db, ts = struct.unpack_from("<II", record.main)
+                yield {"database": db}
+
+    def _transaction_end(self, record: Record, version: WalVersion) -> Iterator[dict[str, int]]:
+        end = decode_end(record, version)
+        lsn = align(advance(record.lsn, record.header.total_bytes, self.segment_bytes))
+        common = {"xid": end.xid, "related_lsn": lsn, "time": end.time_us}
+        yield common
+        for subxid in end.subxids:
+            yield common | {"kind": RowKind.SUBTRANSACTION, "xid": subxid, "related_xid": end.xid}
+        for file in end.dropped:
+            yield common | self._file(RowKind.DROPPED, file)
+
+    @staticmethod
+    def _file(kind: RowKind, file: RelationFile) -> dict[str, int]:
+        return {
+            "kind": kind,
+            "tablespace": file.tablespace,
+            "database": file.database,
+            "relation": file.number,
+        }
+
+    def rows(self, scan: Scan) -> tuple[Rows, Rows]:
+        """Return the rows without a relation file, and those of one."""
+        of_files = [row for row in self.found if row.get("relation")]
+        others = [row for row in self.found if not row.get("relation")]
+        return _table(others), _table(of_files)
+
+
+def _table(found: list[dict[str, int]]) -> Rows:
+    columns = {
+        name: array(CODES[BY_NAME[name].kind.width], [row.get(name, 0) for row in found])
+        for name in NAMES
+    }
+    return Rows({name: memoryview(column) for name, column in columns.items()})
