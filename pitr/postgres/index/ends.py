@@ -1,0 +1,94 @@
+"""Where transactions end: the commits and aborts of a stretch of WAL, from the index."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pitr.postgres.index.rows import RowKind, Rows
+from pitr.postgres.index.wal_index import Part, WalIndex
+from pitr.postgres.wal.versions import RM_XACT, RM_XLOG
+
+_OPERATION = 0x70
+_COMMITS = (0x00, 0x30)  # commit, commit prepared
+_ABORTS = (0x20, 0x40)
+_CHECKPOINTS = (0x00, 0x10)  # shutdown, online
+_NAMES = ("lsn", "kind", "rmgr", "info", "xid", "related_lsn", "time")
+_XID_HALF = 1 << 31
+
+
+@dataclass(frozen=True, slots=True)
+class TransactionEnd:
+    """One record that ends a transaction, prepared ones included.
+
+    It begins at `lsn` and ends before `end`; `xid` is the top-level transaction's and `subxids` are
+    those of its committed (aborted) sub-transactions. The abort of a sub-transaction alone looks
+    like that of a transaction.
+    """
+
+    lsn: int
+    end: int
+    xid: int
+    time_us: int
+    is_commit: bool
+    subxids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """One checkpoint: every record of a transaction from `next_xid` on begins after `redo`."""
+
+    lsn: int
+    redo: int
+    next_xid: int
+
+
+def is_older(xid: int, than: int) -> bool:
+    """Return whether a transaction began before another; numbers go round at 2^32."""
+    return (xid - than) % (1 << 32) >= _XID_HALF
+
+
+def ends_of(index: WalIndex, part: Part) -> list[TransactionEnd]:
+    """Return the ends of transactions in one part, in the order of LSNs."""
+    return list(ends_in(index.system_rows_of(part, _NAMES)))
+
+
+def ends_in(rows: Rows) -> Iterator[TransactionEnd]:
+    """Yield the ends of transactions among rows that are in the order of LSNs."""
+    current: TransactionEnd | None = None
+    subxids: list[int] = []
+    for lsn, kind, rmgr, info, xid, end, time_us in rows.select(*_NAMES):
+        if rmgr != RM_XACT:
+            continue
+        if kind == RowKind.SUBTRANSACTION:
+            subxids.append(xid)
+            continue
+        operation = info & _OPERATION
+        if operation not in _COMMITS and operation not in _ABORTS:
+            continue
+        if current is not None:
+            yield _with(current, subxids)
+        current = TransactionEnd(lsn, end, xid, time_us, operation in _COMMITS)
+        subxids = []
+    if current is not None:
+        yield _with(current, subxids)
+
+
+def _with(end: TransactionEnd, subxids: list[int]) -> TransactionEnd:
+    if not subxids:
+        return end
+    return TransactionEnd(end.lsn, end.end, end.xid, end.time_us, end.is_commit, tuple(subxids))
+
+
+def checkpoints_in(rows: Rows) -> Iterator[Checkpoint]:
+    """Yield the checkpoints among rows."""
+    names = ("lsn", "rmgr", "info", "related_lsn", "related_xid")
+    for lsn, rmgr, info, redo, next_xid in rows.select(*names):
+        if rmgr == RM_XLOG and info & 0xF0 in _CHECKPOINTS:
+            yield Checkpoint(lsn, redo, next_xid)
+
+
+def commit_times(rows: Rows) -> tuple[int, int]:
+    """Return the first and the last time of a commit among rows; 0 and 0 when there is none."""
+    times = [end.time_us for end in ends_in(rows) if end.is_commit]
+    return (min(times), max(times)) if times else (0, 0)
