@@ -7,12 +7,11 @@ What was born and gone between two readings is in none.
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from pitr.archive.store import Store
-from pitr.errors import CorruptObject, ObjectMissing
 from pitr.postgres.catalog.reading import (
     PREFIX,
     Database,
@@ -180,15 +179,23 @@ class CatalogMap:
         if position is None or not history.positions or position >= history.positions[-1]:
             return list(history.state.values())
         at = max(position, history.positions[0])
-        return [version.relation for version in self.versions_between(database, at, at)]
+        found = []
+        for oid in {*history.versions, *history.state}:
+            for version in history.versions_of(oid):
+                if version.begin <= at and (version.end is None or at < version.end):
+                    found.append(version.relation)
+        return found
 
     def versions_between(self, database: int, begin: int, end: int) -> Iterator[Version]:
-        """Yield the versions that held at some position from `begin` to `end`, both included.
+        """Yield the versions that may have held at some position from `begin` to `end`.
 
-        A relation that was read first after `begin` may have been there since the reading before,
-        so that one counts too.
+        What a reading saw first may have been so since just after the reading before it: so the
+        versions of the first reading at or after `end` count too.
         """
         history = self._history(database)
+        at = bisect_left(history.positions, end)
+        if at < len(history.positions):
+            end = history.positions[at]
         for oid in {*history.versions, *history.state}:
             for version in history.versions_of(oid):
                 ends_before = version.end is not None and version.end <= begin

@@ -63,14 +63,16 @@ class CatalogReader:
             elif allows:
                 fault = self._fault_of(oid)
             found.append(Database(oid, name, tablespace, fault))
-        self._store_list(Reading(
-            database=0,
-            position=position,
-            timeline=timeline,
-            time_us=time_us,
-            databases=found,
-            superuser=superuser,
-        ))
+        self._store_list(
+            Reading(
+                database=0,
+                position=position,
+                timeline=timeline,
+                time_us=time_us,
+                databases=found,
+                superuser=superuser,
+            )
+        )
         return Lsn(position)
 
     def _fault_of(self, oid: int) -> str | None:

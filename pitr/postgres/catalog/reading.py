@@ -70,9 +70,9 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     timeline: int
     time_us: int
     base: str | None = None
-    relations: list[Relation] = []  # noqa: RUF012 - msgspec copies it
-    gone: list[int] = []  # noqa: RUF012
-    databases: list[Database] = []  # noqa: RUF012
+    relations: list[Relation] = []
+    gone: list[int] = []
+    databases: list[Database] = []
     superuser: str | None = None
 
 

@@ -6,7 +6,7 @@ from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from pitr.postgres.index.packing import CODES, take_rows
+from pitr.postgres.index.packing import CODES, integers, take_rows
 from pitr.postgres.index.rows import (
     BY_NAME,
     NAMES,
@@ -17,23 +17,23 @@ from pitr.postgres.index.rows import (
     sort_by_relation,
 )
 from pitr.postgres.wal.page import advance, align
-from pitr.postgres.wal.payload_tmp import decode_end
+from pitr.postgres.wal.payload import (
+    Checkpoint,
+    DatabaseCreated,
+    DatabaseDropped,
+    RelationMapUpdated,
+    StorageCreated,
+    StorageTruncated,
+    TableTruncated,
+    decode_payload,
+)
 from pitr.postgres.wal.record import Record, RelationFile, decode_record
 from pitr.postgres.wal.scan import Scan
-from pitr.postgres.wal import versions
+from pitr.postgres.wal.transaction import TransactionEnd, TransactionPrepared
 from pitr.postgres.wal.versions import WalVersion
 
 # Of a record with several blocks only the first one counts what the record did to rows.
 _FIRST_REFERENCE = bytes([0xFF]).ljust(256, b"\0")
-_XACT_MASK = 0x70
-_XACT_COMMIT, _XACT_PREPARE, _XACT_ABORT, _XACT_COMMIT_PREPARED, _XACT_ABORT_PREPARED = (
-    0x00,
-    0x10,
-    0x20,
-    0x30,
-    0x40,
-)
-_XACT_ENDS = (_XACT_COMMIT, _XACT_ABORT, _XACT_COMMIT_PREPARED, _XACT_ABORT_PREPARED)
 _OF_RECORD = ("lsn", "length", "rmgr", "info", "xid")
 
 
@@ -104,7 +104,7 @@ def _rows(columns: dict[str, bytes | memoryview], count: int) -> Rows:
     for name in NAMES:
         width = BY_NAME[name].kind.width
         values = columns.get(name, bytes(count * width))
-        found[name] = memoryview(values).cast("B").cast(CODES[width])
+        found[name] = integers(values, width)
     return Rows(found)
 
 
@@ -127,33 +127,33 @@ class _Payload:
 
     def _values(self, record: Record, version: WalVersion) -> Iterator[dict[str, int]]:
         """Yield the columns of each row that a payload gives."""
-        operation = record.header.operation
-        match record.header.rmgr:
-            case versions.RM_XACT if operation & _XACT_MASK in _XACT_ENDS:
-                yield from self._transaction_end(record, version)
-            case versions.RM_XACT if operation & _XACT_MASK == _XACT_PREPARE:
-                yield {}
-            case versions.RM_SMGR:
-                import struct
-                if operation == 0x10:
-                    ts, db, rel, fork = struct.unpack_from("<IIII", record.main)
-                    yield self._file(RowKind.CREATED, RelationFile(ts, db, rel)) | {"fork": fork}
-                else:
-                    block, ts, db, rel = struct.unpack_from("<IIII", record.main)
-                    yield self._file(RowKind.TRUNCATED, RelationFile(ts, db, rel)) | {"block": block}
-            case versions.RM_XLOG if operation in (0, 0x10):
-                import struct
-                redo, = struct.unpack_from("<Q", record.main)
-                yield {"related_lsn": redo, "related_xid": struct.unpack_from("<I", record.main, 24)[0]}
-            case versions.RM_RELMAP | versions.RM_DBASE:
-                import struct
-                db, ts = struct.unpack_from("<II", record.main)
-                yield {"database": db}
+        match decode_payload(record, version):
+            case TransactionEnd() as end:
+                yield from self._transaction_end(record, end)
+            case TransactionPrepared(time_us=time_us, database=database):
+                yield {"time": time_us, "database": database}
+            case StorageCreated(file, fork):
+                yield self._file(RowKind.CREATED, file) | {"fork": fork}
+            case StorageTruncated(file, blocks):
+                yield self._file(RowKind.TRUNCATED, file) | {"block": blocks}
+            case Checkpoint(redo=redo, next_xid=next_xid):
+                yield {"related_lsn": redo, "related_xid": next_xid & 0xFFFFFFFF}
+            case (
+                RelationMapUpdated(database=database)
+                | DatabaseCreated(database=database)
+                | DatabaseDropped(database=database)
+                | TableTruncated(database=database)
+            ):
+                yield {"database": database}
 
-    def _transaction_end(self, record: Record, version: WalVersion) -> Iterator[dict[str, int]]:
-        end = decode_end(record, version)
+    def _transaction_end(self, record: Record, end: TransactionEnd) -> Iterator[dict[str, int]]:
         lsn = align(advance(record.lsn, record.header.total_bytes, self.segment_bytes))
-        common = {"xid": end.xid, "related_lsn": lsn, "time": end.time_us}
+        common = {
+            "xid": end.xid,
+            "related_lsn": lsn,
+            "time": max(end.time_us, 0),
+            "database": end.database,
+        }
         yield common
         for subxid in end.subxids:
             yield common | {"kind": RowKind.SUBTRANSACTION, "xid": subxid, "related_xid": end.xid}

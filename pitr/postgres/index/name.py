@@ -50,7 +50,8 @@ class IndexObject:
         match = _NAME.fullmatch(info.key)
         if match is None:
             return None
-        found = cls(*(int(part, 16) for part in match.groups()), info.size, info.modified_us)
+        timeline, begin, end, first, last, crc = (int(part, 16) for part in match.groups())
+        found = cls(timeline, begin, end, first, last, crc, info.size, info.modified_us)
         return found if found.begin < found.end else None
 
 

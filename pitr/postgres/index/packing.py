@@ -16,7 +16,7 @@ from array import array
 from collections.abc import Callable
 from operator import itemgetter
 from types import ModuleType
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from pitr.postgres.index.thrift import read_varint, read_zigzag, varint, zigzag
 
@@ -28,6 +28,13 @@ MINIBLOCK_VALUES = BLOCK_VALUES // MINIBLOCKS
 CODES = {1: "B", 2: "H", 4: "I", 8: "Q"}
 
 
+def integers(column: Buffer, width: int) -> memoryview:
+    """Return a view of a column's bytes as unsigned integers of `width` bytes."""
+    view: Any = memoryview(column).cast("B")
+    found: memoryview = view.cast(CODES[width])
+    return found
+
+
 def _signed(value: int, bits: int) -> int:
     return value - (1 << bits) if value >> (bits - 1) else value
 
@@ -36,7 +43,7 @@ def _delta_encode(column: Buffer, width: int) -> bytes:
     """Return a column of `width` 4 or 8 bytes in DELTA_BINARY_PACKED."""
     bits = 8 * width
     mask = (1 << bits) - 1
-    values = memoryview(column).cast("B").cast(CODES[width]).tolist()
+    values = integers(column, width).tolist()
     first = _signed(values[0], bits) if values else 0
     out = [varint(BLOCK_VALUES), varint(MINIBLOCKS), varint(len(values)), zigzag(first)]
     half = 1 << (bits - 1)
@@ -113,7 +120,7 @@ def _take_rows(column: Buffer, width: int, order: Buffer) -> bytes:
     Raises IndexError for a row number that the column does not have.
     """
     rows = memoryview(order).cast("I").tolist()
-    values = memoryview(column).cast("B").cast(CODES[width])
+    values = integers(column, width)
     if len(rows) < 2:
         return array(CODES[width], [values[row] for row in rows]).tobytes()
     return array(CODES[width], itemgetter(*rows)(values)).tobytes()

@@ -19,7 +19,7 @@ from typing import Any
 
 import zstandard
 
-from pitr.postgres.index.packing import CODES, Buffer, delta_decode, delta_encode
+from pitr.postgres.index.packing import Buffer, delta_decode, delta_encode, integers
 from pitr.postgres.index.thrift import (
     Byte,
     Long,
@@ -115,7 +115,7 @@ def encode_file(
     """
     parts = [MAGIC]
     offset = len(MAGIC)
-    described = []
+    described: list[Struct] = []
     rows = 0
     compressor = zstandard.ZstdCompressor(level=_ZSTD_LEVEL)
     for group in groups:
@@ -208,7 +208,7 @@ def _chunk_metadata(
 
 def _statistics(column: Column, values: Buffer) -> Struct:
     width = 8 if column.kind.physical == _INT64 else 4
-    numbers = memoryview(values).cast("B").cast(CODES[column.kind.width]).tolist()
+    numbers = integers(values, column.kind.width)
     least, greatest = min(numbers), max(numbers)
     return {3: Long(0), 5: greatest.to_bytes(width, "little"), 6: least.to_bytes(width, "little")}
 
@@ -329,7 +329,7 @@ def decode_chunk(data: bytes, column: Column, rows: int) -> memoryview:
         raise Damaged(f"column {column.name}: {error}") from None
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise Damaged(f"column {column.name} does not decode: {error}") from None
-    return memoryview(values).cast(CODES[column.kind.width])
+    return integers(values, column.kind.width)
 
 
 def _read_page(data: bytes, at: int) -> tuple[tuple[int, bytes], int]:

@@ -89,4 +89,3 @@ class IndexFiles:
         while len(self._open) > _OPEN_OBJECTS_MAX:
             self._closed_bytes += self._open.popitem(last=False)[1].bytes_read
         return found
-

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
-from pitr.postgres.index.packing import CODES, sort_rows, take_rows
+from pitr.postgres.index.packing import integers, sort_rows, take_rows
 from pitr.postgres.index.parquet import Column, Kind
 
 
@@ -54,6 +54,8 @@ COLUMNS = (
 )
 BY_NAME = {column.name: column for column in COLUMNS}
 NAMES = tuple(BY_NAME)
+
+
 @dataclass(frozen=True, slots=True)
 class Rows:
     """Some rows of the index, column by column; only the columns that were asked for are there."""
@@ -75,7 +77,7 @@ class Rows:
         picked = order if isinstance(order, bytes) else array("I", order).tobytes()
         return Rows(
             {
-                name: memoryview(take_rows(column, column.itemsize, picked)).cast(column.format)
+                name: integers(take_rows(column, column.itemsize, picked), column.itemsize)
                 for name, column in self.columns.items()
             }
         )
@@ -87,7 +89,7 @@ class Rows:
 
 def empty_rows(names: Iterable[str] = NAMES) -> Rows:
     """Return no rows."""
-    return Rows({name: memoryview(b"").cast(CODES[BY_NAME[name].kind.width]) for name in names})
+    return Rows({name: integers(b"", BY_NAME[name].kind.width) for name in names})
 
 
 def join_rows(parts: Sequence[Rows]) -> Rows:
@@ -98,7 +100,7 @@ def join_rows(parts: Sequence[Rows]) -> Rows:
         return empty_rows()
     return Rows(
         {
-            name: memoryview(b"".join(part[name] for part in parts)).cast(column.format)
+            name: integers(b"".join(part[name] for part in parts), column.itemsize)
             for name, column in parts[0].columns.items()
         }
     )
