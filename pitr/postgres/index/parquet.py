@@ -213,6 +213,16 @@ def _statistics(column: Column, values: Buffer) -> Struct:
     return {3: Long(0), 5: greatest.to_bytes(width, "little"), 6: least.to_bytes(width, "little")}
 
 
+def _bounds(values: Buffer, size: int) -> tuple[int, int]:
+    """Return the least and the greatest value of a column."""
+    data = bytes(values)
+    if data == data[:size] * (len(data) // size):  # most columns, and a comparison is quick
+        only = int.from_bytes(data[:size], "little")
+        return only, only
+    numbers = set(data) if size == 1 else integers(data, size).tolist()
+    return min(numbers), max(numbers)
+
+
 def _group_metadata(
     chunks: list[Value], raw_bytes: int, count: int, begin: int, end: int, ordinal: int
 ) -> Struct:

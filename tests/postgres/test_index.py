@@ -1,0 +1,204 @@
+"""The index of WAL records against pg_waldump, and every way of asking it against each other."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from pitr.postgres.index.name import IndexObject
+from pitr.postgres.index.rows import RowKind
+from pitr.postgres.index.wal_index import WalIndex
+from pitr.postgres.wal.record import RelationFile
+from pitr.postgres.wal.versions import RM_XACT, rmgr_name
+from pitr.vocabulary.position import Lsn
+from tests.postgres.fixtures import available
+from tests.postgres.index_world import SETTINGS, IndexWorld
+from tests.test_tidy import ROOT
+from tools.postgres_servers import Server
+
+RECORD = re.compile(
+    r"rmgr: (\S+)\s+len \(rec/tot\):\s*\d+/\s*(\d+), tx:\s*(\d+), lsn: (\w+/\w+), prev \w+/\w+, "
+)
+BLOCK = re.compile(r"blkref #(\d+): rel (\d+)/(\d+)/(\d+)(?: fork (\w+))? blk (\d+)")
+FORKS = {"": 0, "main": 0, "fsm": 1, "vm": 2, "init": 3}
+WORK = """
+CREATE TABLE kept (id int PRIMARY KEY, name text, body text);
+INSERT INTO kept SELECT g, md5(g::text), repeat(md5(g::text), 80) FROM generate_series(1, 9000) g;
+UPDATE kept SET name = name || 'x' WHERE id % 5 = 0;
+DELETE FROM kept WHERE id % 7 = 0;
+CREATE INDEX ON kept (name);
+CHECKPOINT;
+UPDATE kept SET name = 'y' WHERE id % 11 = 0;
+CREATE TABLE gone AS SELECT * FROM kept;
+BEGIN; SAVEPOINT a; INSERT INTO gone VALUES (1); SAVEPOINT b; DELETE FROM gone WHERE id < 9; COMMIT;
+TRUNCATE gone;
+VACUUM FULL kept;
+DROP TABLE gone;
+BEGIN; INSERT INTO kept VALUES (-1); PREPARE TRANSACTION 'one';
+COMMIT PREPARED 'one';
+VACUUM kept;
+"""
+
+
+@pytest.fixture(scope="module")
+def world(major: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[IndexWorld]:
+    with Server(available(major), settings=SETTINGS, segment_megabytes=1) as server:
+        world = IndexWorld(server, tmp_path_factory.mktemp("archive"))
+        for statements in WORK.strip().splitlines():
+            server.query(statements)
+            world.refresh()
+        world.complete()
+        server.query("CREATE TABLE late AS SELECT generate_series(1, 99) AS id")
+        yield world
+
+
+def whole(world: IndexWorld) -> tuple[WalIndex, Lsn, Lsn]:
+    """Return the index and the stretch that the archive holds."""
+    index = world.index()
+    return index, *world.written().ranges(1)[-1]
+
+
+def test_index_holds_what_pg_waldump_prints(world: IndexWorld) -> None:
+    """Every record and every block reference, and nothing else."""
+    index, begin, end = whole(world)
+    text = world.server.run(
+        "pg_waldump", "-p", str(world.server.wal), "-s", str(begin), "-e", str(end)
+    )
+    expected: Counter[tuple[object, ...]] = Counter()
+    for line in text.splitlines():
+        record = RECORD.match(line)
+        assert record, line
+        name, length, xid, lsn = record.groups()
+        head = (name, int(length), int(xid), Lsn.parse(lsn).value)
+        blocks = [
+            (int(number), *map(int, (space, database, file)), FORKS[fork], int(block))
+            for number, space, database, file, fork, block in BLOCK.findall(line)
+        ]
+        expected.update((*head, *block) for block in blocks or [()])
+
+    assert len(expected) > 5000
+    assert found_rows(index, begin, end) == expected
+
+
+def found_rows(index: WalIndex, begin: Lsn, end: Lsn) -> Counter[tuple[object, ...]]:
+    """Return the rows as the test reads them in pg_waldump's text."""
+    found: Counter[tuple[object, ...]] = Counter()
+    head = ("rmgr", "length", "xid", "lsn", "info", "kind")
+    block = ("reference", "tablespace", "database", "relation", "fork", "block")
+    for rows in [*index.system_rows(1, begin, end), *index.relation_rows(1, begin, end, None)]:
+        for rmgr, length, xid, lsn, info, kind, *reference in rows.select(*head, *block):
+            if kind in (RowKind.DROPPED, RowKind.SUBTRANSACTION):
+                continue
+            # Where a prepared transaction ends, pg_waldump prints the xid of the record's header.
+            is_prepared = rmgr == RM_XACT and info & 0x70 in (0x30, 0x40)
+            key = (rmgr_name(rmgr), length, 0 if is_prepared else xid, lsn)
+            found[(*key, *reference) if kind == RowKind.BLOCK else key] += 1
+    return found
+
+
+def test_questions_by_relation_and_block_agree_with_all_rows(world: IndexWorld) -> None:
+    """Asking for some files, blocks and stretches gives what filtering everything gives."""
+    index, begin, end = whole(world)
+    everything = [
+        row
+        for rows in index.relation_rows(1, begin, end, None)
+        for row in rows.select(
+            "lsn", "length", "kind", "tablespace", "database", "relation", "block"
+        )
+    ]
+    files = Counter(RelationFile(*row[3:6]) for row in everything)
+    wanted = {
+        files.most_common()[0][0]: [(0, 3), (10, 20)],
+        files.most_common()[3][0]: None,
+        files.most_common()[-1][0]: None,
+    }
+    lsns = sorted({row[0] for row in everything})
+    low, high = Lsn(lsns[len(lsns) // 3]), Lsn(lsns[len(lsns) * 2 // 3])
+    expected = {
+        row[0]: row[1]
+        for row in everything
+        if low.value <= row[0] < high.value and row[2] != RowKind.DROPPED
+        for ranges in [wanted.get(RelationFile(*row[3:6]), [])]
+        if ranges is None or row[2] != RowKind.BLOCK or any(b <= row[6] < e for b, e in ranges)
+    }
+    found = index.kept_records(1, low, high, wanted, lambda *_: False)
+
+    assert 100 < len(expected) < len(lsns)
+    assert {lsn: length for lsn, (length, _) in found.items()} == expected
+    assert list(found) == sorted(found)
+
+
+def test_index_and_scan_say_the_same_and_damage_is_passed_over(
+    world: IndexWorld, tmp_path: Path
+) -> None:
+    """Without objects, with damaged ones and with missing ones the rows are the same."""
+    index, begin, end = whole(world)
+    expected = found_rows(index, begin, end)
+    bare = WalIndex(IndexWorld(world.server, tmp_path).store, world.written())
+    assert found_rows(bare, begin, end) == expected
+    keys = [info.key for info in world.store.list("index/")]
+    assert len(keys) > 5
+    originals = {key: world.store.get(key) for key in keys}
+    try:
+        world.store.put(keys[1], originals[keys[1]][:-30])
+        world.store.put(keys[2], bytes(reversed(originals[keys[2]])))
+        broken = bytearray(originals[keys[3]])
+        broken[20] ^= 1
+        world.store.put(keys[3], bytes(broken))
+        world.store.delete(keys[4])
+        assert found_rows(world.index(), begin, end) == expected
+    finally:
+        for key, data in originals.items():
+            world.store.put(key, data)
+
+
+def test_index_made_twice_is_the_same_object(world: IndexWorld, tmp_path: Path) -> None:
+    """Keys and bytes do not depend on who makes them, or when."""
+    again = IndexWorld(world.server, tmp_path)
+    again.complete()
+    first = {info.key: world.store.get(info.key) for info in world.store.list("index/")}
+    second = {info.key: again.store.get(info.key) for info in again.store.list("index/")}
+
+    assert first.items() <= second.items()
+    assert world.complete() == len(second) - len(first)
+
+
+def test_query_in_the_format_document_runs(world: IndexWorld, tmp_path: Path) -> None:
+    """The documented DuckDB query finds the DELETE."""
+    text = (ROOT / "docs/formats/postgres-index.md").read_text()
+    query = text.split("<!-- query -->")[1].split("```")[1].removeprefix("sql\n")
+    xid, number = deleting_transaction(world)
+    assert "16384" in query
+    query = query.replace("'index/", f"'{world.folder}/index/").replace("16384", str(number))
+    with duckdb.connect() as connection:
+        rows = connection.execute(query).fetchall()
+
+    assert [(row[1], row[2]) for row in rows] == [(xid, 9000 // 7)]
+
+
+def deleting_transaction(world: IndexWorld) -> tuple[int, int]:
+    """Return xid of the DELETE of a seventh of the rows, and the file number it worked on."""
+    (found,) = [
+        item for item in world.log("kept") if any(c.deleted == 9000 // 7 for c in item.tables)
+    ]
+    index, begin, end = whole(world)
+    assert found.xid is not None
+    for rows in index.relation_rows(1, begin, end, None):
+        for xid, change, relation in rows.select("xid", "change", "relation"):
+            if xid == found.xid and change == 3 and relation >= 16384:
+                return found.xid, relation
+    raise AssertionError("no row of the DELETE")
+
+
+def test_names_tell_the_stretch_and_other_names_are_passed_over(world: IndexWorld) -> None:
+    """A name is read back as it was written; anything else is no object of the index."""
+    for info in world.store.list("index/"):
+        item = IndexObject.of(info)
+        assert item is not None
+        assert item.key == info.key
+        assert item.end - item.begin == 1 << 20

@@ -1,0 +1,96 @@
+"""The loops over columns: the C twins and the plain-Python ones do the same, and can be undone."""
+
+from __future__ import annotations
+
+import random
+from array import array
+from collections.abc import Callable
+
+import pytest
+
+from pitr.postgres.index import packing
+
+try:
+    from pitr import _speedups
+except ImportError:  # no compiler: then only the reference is tested
+    _speedups = None  # type: ignore[assignment]
+
+Makers = list[Callable[[random.Random, int, int], int]]
+SHAPES: Makers = [
+    lambda rng, bits, i: rng.getrandbits(bits),
+    lambda rng, bits, i: 7,
+    lambda rng, bits, i: (i * 33 + rng.randrange(3)) & ((1 << bits) - 1),
+    lambda rng, bits, i: rng.choice([0, (1 << bits) - 1, 1, (1 << bits - 1) - 1, 1 << bits - 1]),
+    lambda rng, bits, i: (1 << bits) - 1 - i,
+]
+COUNTS = [0, 1, 2, 31, 32, 33, 34, 127, 128, 129, 130, 257, 1000]
+
+
+def columns() -> list[tuple[int, int, bytes]]:
+    rng = random.Random(20261128)
+    return [
+        (width, count, array(packing.CODES[width], values).tobytes())
+        for count in COUNTS
+        for width in (4, 8)
+        for shape in SHAPES
+        for values in [[shape(rng, 8 * width, i) for i in range(count)]]
+    ]
+
+
+def twins(name: str) -> list[Callable[..., bytes]]:
+    found = [getattr(packing, f"_{name}")]
+    return [*found, getattr(_speedups, name)] if _speedups else found
+
+
+def test_delta_encoding_is_undone_and_the_same_in_both_twins() -> None:
+    """Whatever the integers, also where differences wrap around."""
+    for width, count, column in columns():
+        encoded = {encode(column, width) for encode in twins("delta_encode")}
+
+        assert len(encoded) == 1
+        for decode in twins("delta_decode"):
+            assert decode(encoded.copy().pop(), width, count) == column
+
+
+def test_delta_decoding_of_damaged_bytes_ends_with_an_error_or_a_column() -> None:
+    """Never anything else, and both twins agree on which."""
+    rng = random.Random(7)
+    for width, count, column in columns():
+        data = bytearray(packing._delta_encode(column, width))
+        if rng.random() < 0.5:
+            del data[rng.randrange(len(data)) :]
+        else:
+            data[rng.randrange(len(data))] = rng.randrange(256)
+        outcomes = []
+        for decode in twins("delta_decode"):
+            try:
+                outcomes.append(decode(bytes(data), width, count))
+            except ValueError:
+                outcomes.append(None)
+
+        assert len(set(outcomes)) == 1
+        assert outcomes[0] is None or len(outcomes[0]) == len(column)
+
+
+def test_rows_are_sorted_stably_and_taken_alike_by_both_twins() -> None:
+    """Sorting by two columns is what sorted() says."""
+    rng = random.Random(3)
+    for count in COUNTS:
+        high = array("I", [rng.choice([0, 5, 1 << 31]) for _ in range(count)])
+        low = array("I", [rng.getrandbits(rng.choice([2, 32])) for _ in range(count)])
+        expected = sorted(range(count), key=lambda row: (high[row], low[row]))
+        for sort in twins("sort_rows"):
+            assert array("I", sort(high.tobytes(), low.tobytes())).tolist() == expected
+        order = array("I", expected).tobytes()
+        for width, code in packing.CODES.items():
+            column = array(code, [rng.getrandbits(8 * width) for _ in range(count)])
+            for take in twins("take_rows"):
+                taken = array(code, take(column.tobytes(), width, order))
+                assert taken.tolist() == [column[row] for row in expected]
+
+
+@pytest.mark.parametrize("take", twins("take_rows"))
+def test_row_number_beyond_the_column_is_refused(take: Callable[..., bytes]) -> None:
+    """No twin reads past its column."""
+    with pytest.raises(IndexError):
+        take(bytes(8), 4, array("I", [0, 2]).tobytes())
