@@ -33,8 +33,8 @@ def demo(*, keep: bool, as_json: bool) -> None:
     """Lose rows and get them back, in seconds.
 
     Makes a throw-away shop with a live writer in another process, captures it, destroys its
-    orders, finds the accident, brings the rows back and takes that back again. Every command is
-    real and shown as it runs.
+    orders, finds the accident, brings the rows back, takes that back and changes its mind. Every
+    command is real and shown as it runs.
     """
     folder = Path(tempfile.mkdtemp(prefix="pitr-demo-"))
     stage = _Stage(folder, is_quiet=as_json)
@@ -70,7 +70,8 @@ class _Stage:
 
     def shop(self, part: str) -> None:
         """Run a part of the shop's application to its end."""
-        self._run([*_SHOP, part, "shop.db"]).check_returncode()
+        done = self._run([*_SHOP, part, "shop.db"], stdout=self._output)
+        done.check_returncode()
 
     def pitr(self, *words: str) -> None:
         """Show a command of pitr and run it."""
@@ -142,7 +143,13 @@ def _recover(stage: _Stage) -> dict[str, Any]:
     merge = recovery["merges"][-1]
     stage.say("If that was a mistake, take it back. Orders that were paid since stay as they are.")
     stage.pitr("undo", merge["merge"], "--on-conflict", "skip", "--yes")
-    return {"transaction": transaction, "tables": recovery["tables"], "merge": merge}
+    stage.say("It was none: an undo is a merge as well, and is taken back in the same way.")
+    undo = stage.ask("recoveries")["recoveries"][-1]["merges"][-1]
+    stage.pitr("undo", undo["merge"], "--yes")
+    stage.say("Everything is there: what was lost, what came in since, and what was paid since.")
+    stage.show("sqlite3", "shop.db", "SELECT status, count(*) FROM orders GROUP BY 1")
+    stage.shop("count")
+    return {"transaction": transaction, "tables": recovery["tables"], "merge": merge, "undo": undo}
 
 
 def _wait_for_capture(stage: _Stage) -> None:

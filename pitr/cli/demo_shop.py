@@ -1,7 +1,7 @@
 """The application of the demo: a small shop on SQLite that knows nothing of pitr.
 
 Run by `pitr demo` in processes of its own, with Python's own sqlite3 module:
-`python -m pitr.cli.demo_shop create|serve|accident DATABASE`.
+`python -m pitr.cli.demo_shop create|serve|accident|count DATABASE`.
 """
 
 from __future__ import annotations
@@ -80,9 +80,17 @@ def accident(path: Path) -> None:
     connection.close()
 
 
+def count(path: Path) -> None:
+    """Print how many orders are open and paid, as the sqlite3 shell would."""
+    connection = sqlite3.connect(path, isolation_level=None, timeout=10)
+    for status, orders in connection.execute("SELECT status, count(*) FROM orders GROUP BY 1"):
+        print(f"{status}|{orders}")
+    connection.close()
+
+
 def main() -> None:
     """Run the part named on the command line."""
-    parts = {"create": create, "serve": serve, "accident": accident}
+    parts = {"create": create, "serve": serve, "accident": accident, "count": count}
     parts[sys.argv[1]](Path(sys.argv[2]))
 
 

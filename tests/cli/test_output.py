@@ -194,5 +194,8 @@ def test_demo_ends_with_the_rows_brought_back(tmp_path: Path) -> None:
     assert table["table"] == change["table"] == "orders"
     assert table["rows"] == change["deleted"] >= 20_000
     assert done.json["merge"]["inserted"] == change["deleted"]
-    assert "$ pitr undo m-" in done.err
+    assert done.json["undo"]["deleted"] > 0
+    assert done.err.count("$ pitr undo m-") == 2
+    counted = dict(line.split("|") for line in done.err.splitlines() if line.count("|") == 1)
+    assert int(counted["open"]) + int(counted["paid"]) >= change["deleted"]
     assert not list(tmp_path.iterdir())
