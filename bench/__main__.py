@@ -10,7 +10,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import capture, diff, history, reading, restore
+from bench import capture, diff, history, merge, reading, restore
 from bench.page import load_results, page_text, save_result
 from bench.report import Result, aims_text, figure_text, table_text
 from bench.world import SIZES, Size, alone, say
@@ -21,6 +21,7 @@ BENCHMARKS: dict[str, Callable[[Size], Result]] = {
     "reading": reading.run,
     "history": history.run,
     "diff": diff.run,
+    "merge": merge.run,
 }
 
 
