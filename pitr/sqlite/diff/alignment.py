@@ -14,6 +14,7 @@ from pitr.sqlite.diff.row_key import PlacedTable, key_collation, shared_key
 from pitr.sqlite.diff.span import Span
 from pitr.sqlite.diff.states import AFTER, BEFORE, LIVE, States
 from pitr.sqlite.past.definition import Affinity, parse_table
+from pitr.sqlite.past.replay import BUILTIN_COLLATIONS
 from pitr.sqlite.past.tables import PastTable, find_table, folded
 from pitr.sqlite.statement.tokens import quoted
 
@@ -92,6 +93,19 @@ class AlignedTable:
         ]
         key = f"PRIMARY KEY ({', '.join(names)})"
         return f"({', '.join([*columns, *more, key])}) WITHOUT ROWID"
+
+    def content_columns(self, prefix: str) -> Iterator[str]:
+        """Yield the definition of each compared column, for a table of rows without a key.
+
+        With affinity and collation of the column before: foreign keys compare by them. The values
+        have been through that affinity already, and stay what they are.
+        """
+        declared = {column.name: column for column in parse_table(self.before.sql).columns}
+        for at, column in enumerate(self.columns):
+            found = declared[column.names[BEFORE]]
+            known = found.collation.upper() in BUILTIN_COLLATIONS
+            collation = found.collation if known else "BINARY"
+            yield f"{prefix}{at} {found.affinity} COLLATE {collation}"
 
     def collate(self, column: SharedColumn) -> str:
         """Return the COLLATE of a key column in a comparison."""

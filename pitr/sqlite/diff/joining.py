@@ -144,7 +144,7 @@ class RowsTable:
     def _by_content(self) -> None:
         """Count the copies of each row in the states."""
         columns = [f"c{at}" for at in range(len(self._table.columns))]
-        keys = ", ".join(f"key_{at}" for at in range(len(columns)))
+        keys = ", ".join(self._table.content_columns("key_"))
         self._connection.execute(
             f"CREATE TABLE {self._rows} ({keys}, class TEXT, mask TEXT, copies INTEGER)"
         )

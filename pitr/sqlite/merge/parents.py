@@ -132,7 +132,7 @@ def _leave_out(
 def _had_parent(family: Family, table: PlannedTable, key: ForeignKey) -> str:
     if family.noted:
         noted = f"SELECT 1 FROM {family.noted}.{_ORPHANS} WHERE {_is_noted(key)}"
-        return f"NOT EXISTS ({noted} AND row = {_row_text(table)})"
+        return f"NOT EXISTS ({noted} AND named = {_text_of('x', key.child_columns)})"
     then = family.then.get(folded(key.parent))
     if then is None:
         return "TRUE"  # not known: then it is asked for
@@ -207,11 +207,11 @@ def abandoning(family: Family, table: PlannedTable, key: ForeignKey) -> str | No
     )
     if not family.noted:
         return found
-    adopted = f"SELECT children FROM {family.noted}.{_ADOPTED} WHERE {_is_noted(key)}"
-    return (
-        f"{found} GROUP BY {table.row_key_of()}"
-        f" HAVING count(*) > coalesce(({adopted} AND row = {_row_text(table)}), 0)"
+    adopted = (
+        f"SELECT children FROM {family.noted}.{_ADOPTED} WHERE {_is_noted(key)}"
+        f" AND named = {_text_of('l', key.parent_columns)}"
     )
+    return f"{found} GROUP BY {table.row_key_of()} HAVING count(*) > coalesce(({adopted}), 0)"
 
 
 def _children_written(family: Family, key: ForeignKey) -> Iterator[str]:
@@ -271,16 +271,20 @@ def note_kin(connection: apsw.Connection, family: Family, schema: str) -> None:
 
     Where foreign keys are not enforced a merge may bring back the parents of rows that have lost
     them, and delete or mend rows that have none. Taking it back has to be allowed all the same.
+    What a row is known by may be another key by then; the values by which it is named stay.
     """
-    connection.execute(f"CREATE TABLE {schema}.{_ORPHANS} (child, columns, parent, row)")
-    connection.execute(f"CREATE TABLE {schema}.{_ADOPTED} (child, columns, parent, row, children)")
+    connection.execute(f"CREATE TABLE {schema}.{_ORPHANS} (child, columns, parent, named)")
+    connection.execute(
+        f"CREATE TABLE {schema}.{_ADOPTED} (child, columns, parent, named, children)"
+    )
     for table in family.tables:
         if table.created_by is not None:
             continue
         for key in family.keys.of(table.name):
             if family.is_checked(key) and table.classes(Action.UPDATE, Action.DELETE):
                 connection.execute(
-                    f"INSERT INTO {schema}.{_ORPHANS} SELECT ?, ?, ?, {_row_text(table)}"
+                    f"INSERT INTO {schema}.{_ORPHANS}"
+                    f" SELECT DISTINCT ?, ?, ?, {_text_of('l', key.child_columns)}"
                     f" FROM {table.rows} AS r {table.live_row()}"
                     f" WHERE {table.acting(Action.UPDATE, Action.DELETE)}"
                     f" AND {key.names_parent('l')} AND NOT {_has_live_parent(family, key)}",
@@ -289,7 +293,8 @@ def note_kin(connection: apsw.Connection, family: Family, schema: str) -> None:
         for key in family.keys.to(table.name):
             if key.parent_columns and table.classes(Action.INSERT, Action.UPDATE):
                 connection.execute(
-                    f"INSERT INTO {schema}.{_ADOPTED} SELECT ?, ?, ?, {_row_text(table)}, count(*)"
+                    f"INSERT INTO {schema}.{_ADOPTED}"
+                    f" SELECT ?, ?, ?, {_text_of('x', key.parent_columns)}, count(*)"
                     f" FROM {table.rows} AS r {table.becoming()}"
                     f" JOIN main.{quoted(key.child)} AS c ON {key.has_child('x', 'c')}"
                     f" WHERE {table.writes_columns(key.parent_columns)}"
@@ -321,6 +326,6 @@ def _is_noted(key: ForeignKey) -> str:
     return f"child = '{child}' AND columns = '{columns}' AND parent = '{parent}'"
 
 
-def _row_text(table: PlannedTable) -> str:
-    """Return the key of `r` as one text."""
-    return " || ',' || ".join(f"quote(r.key_{at})" for at in range(len(table.key)))
+def _text_of(alias: str, columns: Sequence[str]) -> str:
+    """Return some columns of a row as one text."""
+    return " || ',' || ".join(f"quote({alias}.{quoted(name)})" for name in columns)
