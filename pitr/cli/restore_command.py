@@ -17,7 +17,6 @@ from pitr.errors import UsageError
 from pitr.operations.merge import MergeWish
 from pitr.operations.restore import RestoreOutcome, RestoreRequest, TableOutcome
 from pitr.operations.restore import restore as restore_tables
-from pitr.vocabulary.plan import MergeOptions
 
 
 @click.command()
@@ -38,7 +37,9 @@ from pitr.vocabulary.plan import MergeOptions
 @click.option("--no-compare", is_flag=True, help="Do not count against the live database.")
 @click.option("--merge", is_flag=True, help="Then merge, as 'pitr merge' does, asking first.")
 @click.option(
-    "--with-parents", is_flag=True, help="With --merge: also missing rows that foreign keys name."
+    "--with-parents",
+    is_flag=True,
+    help="A merge of it also brings back missing rows that foreign keys name, out of the archive.",
 )
 @click.option("--yes", is_flag=True, help="With --merge: write without asking.")
 @source_options
@@ -68,10 +69,8 @@ def restore(
     """
     if not tables:
         raise UsageError("restore needs a table", hint="Name one with '-t TABLE'.")
-    if (yes or with_parents) and not merge:
-        raise UsageError(
-            "--yes and --with-parents belong to --merge", hint="Add --merge, or run 'pitr merge'."
-        )
+    if yes and not merge:
+        raise UsageError("--yes belongs to --merge", hint="Add --merge, or run 'pitr merge'.")
     if merge:
         require_agreement("restore --merge", yes=yes)
     request = RestoreRequest(
@@ -80,14 +79,14 @@ def restore(
         until=until,
         where=where,
         columns=_column_names(columns),
+        with_parents=with_parents,
         destination=None if to is None else destination(to),
         compare=not no_compare,
     )
     settings = settings_of(config, source, archive)
     outcome = restore_tables(settings, request, on_target=echo_target)
     if merge:
-        options = MergeOptions(with_parents=with_parents)
-        _merge(settings, outcome, options, yes=yes, as_json=as_json)
+        _merge(settings, outcome, yes=yes, as_json=as_json)
     else:
         emit_restored(outcome, as_json=as_json)
 
@@ -106,14 +105,13 @@ def _column_names(texts: Sequence[str]) -> tuple[str, ...]:
 def _merge(
     settings: Settings,
     outcome: RestoreOutcome,
-    options: MergeOptions,
     *,
     yes: bool,
     as_json: bool,
 ) -> None:
     """Merge a new recovery; print both outcomes, as JSON in one document."""
     report_settled(settings)
-    wish = MergeWish(recovery_id=outcome.recovery.id, options=options, is_agreed=yes)
+    wish = MergeWish(recovery_id=outcome.recovery.id, is_agreed=yes)
     if not as_json:
         _emit_restore(outcome)
         emit()

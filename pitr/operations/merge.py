@@ -123,7 +123,7 @@ def merge(settings: Settings, wish: MergeWish, *, confirm: Confirm, on_step: OnS
             confirm=confirm,
             on_step=on_step,
         )
-        request = plan_request(opened, options, tables, past=past)
+        request = plan_request(settings, opened, options, tables, past=past)
         request = replace(request, is_described=wish.saved is not None)
         return run_plan(opened.states, request, run)
 

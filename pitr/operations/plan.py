@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pitr.config import Settings
 from pitr.operations.comparing import OpenRecovery, open_recovery
+from pitr.recovery.merges import standing_merge
 from pitr.sqlite.diff.classified import classify
+from pitr.sqlite.merge.earlier import attach_earlier
 from pitr.sqlite.merge.plan import PlanRequest, attached_past, make_plan
 from pitr.vocabulary.plan import MergeOptions, Plan
 
@@ -31,24 +33,33 @@ def plan_recovery(settings: Settings, wish: PlanWish) -> Plan:
         attached_past(opened.states) as past,
     ):
         classified = classify(opened.states)
-        request = plan_request(opened, wish.options, wish.tables, past=past)
+        request = plan_request(settings, opened, wish.options, wish.tables, past=past)
         return make_plan(opened.states, classified, request).plan
 
 
 def plan_request(
-    opened: OpenRecovery, options: MergeOptions, tables: Sequence[str], *, past: str | None
+    settings: Settings,
+    opened: OpenRecovery,
+    options: MergeOptions,
+    tables: Sequence[str],
+    *,
+    past: str | None,
 ) -> PlanRequest:
     """Return what a plan of an open recovery is of."""
     recovery = opened.recovery
     target = recovery.resolved.position
     if recovery.until is not None:
         target = f"{target} … {recovery.until.position}"
+    standing = standing_merge(settings.state, recovery.id)
+    earlier = attach_earlier(opened.states, standing.after) if standing else None
+    with_parents = options.with_parents or recovery.with_parents
     return PlanRequest(
         recovery=recovery.id,
         source=str(opened.states.sources.live),
         target=target,
-        options=options,
+        options=replace(options, with_parents=with_parents),
         chosen=tuple(tables),
+        earlier=earlier,
         past=past,
         warnings=opened.warnings,
     )

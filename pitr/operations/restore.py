@@ -52,7 +52,8 @@ class RestoreRequest:
     """What to restore: tables and rows, the target, and where the sidecar goes.
 
     `until` is the moment just after the damage. `columns`, as `COLUMN` or `TABLE.COLUMN`, are those
-    that alone are to be compared and set back; all of them when it is empty.
+    that alone are to be compared and set back; all of them when it is empty. `with_parents` is for
+    the merges of the recovery.
     """
 
     tables: Sequence[str]
@@ -60,6 +61,7 @@ class RestoreRequest:
     until: str | None = None
     where: str | None = None
     columns: Sequence[str] = ()
+    with_parents: bool = False
     destination: Path | None = None
     compare: bool = True
 
@@ -120,6 +122,7 @@ def make_recovery(
             bytes_read=reading.pages.bytes_read,
             kind=kind,
             until=until.target if until else None,
+            with_parents=request.with_parents,
         )
         new.finish(recovery)
     outcomes = tuple(

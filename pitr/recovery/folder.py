@@ -52,7 +52,8 @@ class Recovery:
     `source` is None when only the archive was known. `target` is the text as the user typed it,
     `sidecar` an absolute path, inside the folder or where --to put it. `seconds` is the time to
     the usable sidecar, `bytes_read` what was read from the archive for it. `until` is the state
-    just after the damage, where it is known; `kind` is "restore", or "revert" where before and
+    just after the damage, where it is known; `with_parents` says that a merge is to bring back
+    missing parents as well; `kind` is "restore", or "revert" where before and
     after are the two sides of one transaction.
     """
 
@@ -71,6 +72,7 @@ class Recovery:
     # What came later has a default: recoveries made before it stay readable.
     kind: str = "restore"
     until: ResolvedTarget | None = None
+    with_parents: bool = False
 
 
 @dataclass(frozen=True, slots=True)

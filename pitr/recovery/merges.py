@@ -214,6 +214,19 @@ def list_merges(state: Path) -> list[KeptMerge]:
     return sorted(found, key=lambda kept: (kept.record.created_us, kept.record.id))
 
 
+def standing_merge(state: Path, recovery_id: str) -> KeptMerge | None:
+    """Return the newest merge of a recovery that happened and has not been taken back since."""
+    kept = [_read(folder) for folder in _folders(recovery_folder(state, recovery_id) / _MERGES)]
+    taken_back: set[str] = set()
+    for one in sorted(kept, key=lambda one: (one.record.created_us, one.record.id), reverse=True):
+        if one.outcome is not MergeOutcome.HAPPENED or one.record.id in taken_back:
+            continue
+        if one.record.undoes is None:
+            return one
+        taken_back.add(one.record.undoes)
+    return None
+
+
 def read_merge(state: Path, merge_id: str) -> KeptMerge:
     """Return one merge. Raises UsageError when there is none of that id, and as above."""
     if _ID.fullmatch(merge_id):

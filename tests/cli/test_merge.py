@@ -212,6 +212,41 @@ def test_restore_of_columns_says_so_and_sets_back_no_others(shop: Path) -> None:
     assert pitr(shop, *words, "--columns", "item,,cents").code == 2
 
 
+def test_rows_written_since_an_earlier_merge_are_told_as_such(shop: Path) -> None:
+    """Promise: nobody is told that a stranger took the key of a row that pitr brought back."""
+    done = succeed(shop, "merge", "--yes", "--json").json
+    write(shop / "shop.db", "UPDATE orders SET cents = 7 WHERE id = 1")
+    again = pitr(shop, "merge", "--yes", "--json")
+    assert again.code == 1
+    [conflict] = again.json["conflicts"]
+    assert (conflict["kind"], conflict["rows"], conflict["keys"]) == ("key_reused", 1, [{"id": 1}])
+    assert conflict["detail"].startswith("an earlier merge brought the row back")
+    succeed(shop, "undo", str(done["merge"]), "--on-conflict", "skip", "--yes")
+    [conflict] = succeed(shop, "plan", "--json").json["conflicts"]
+    assert conflict["detail"] == "another row has taken the key"
+
+
+def test_parents_asked_for_by_restore_come_with_its_merge(shop: Path) -> None:
+    """Promise: --with-parents of restore holds for the merges of that recovery."""
+    write(
+        shop / "shop.db",
+        "CREATE TABLE people (id INTEGER PRIMARY KEY, name TEXT)",
+        "CREATE TABLE bills (id INTEGER PRIMARY KEY, person INT REFERENCES people (id))",
+        "INSERT INTO people VALUES (1, 'Ann'), (2, 'Bob')",
+        "INSERT INTO bills VALUES (10, 1), (20, 2)",
+    )
+    capture(shop)
+    before = succeed(shop, "mark", "before", "--json").json["position"]
+    write(shop / "shop.db", "DELETE FROM bills WHERE id = 10", "DELETE FROM people WHERE id = 1")
+    capture(shop)
+    words = ("restore", "-t", "bills", "--at", str(before))
+    succeed(shop, *words)
+    assert pitr(shop, "merge", "--yes").code == 1
+    succeed(shop, *words, "--with-parents")
+    done = succeed(shop, "merge", "--yes", "--json").json
+    assert done["inserted"] == 2
+
+
 def test_restore_goes_on_into_a_merge(shop: Path) -> None:
     """Promise: one command and one document; without a terminal nothing is even restored."""
     words = ("restore", "-t", "orders", "--at", "commit:1", "--until", "commit:3", "--merge")

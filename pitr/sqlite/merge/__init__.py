@@ -2,6 +2,6 @@
 
 Import order inside the package:
     foreign_keys, planned, scratch, triggers
-    → blockers, closure, digests, rehearsal, script, writability → parents, writing
+    → blockers, earlier, closure, digests, rehearsal, script, writability → parents, writing
     → family, undo → plan → verification → apply
 """

@@ -36,24 +36,37 @@ class UniqueIndex:
 
 
 def conflict(
-    connection: apsw.Connection, table: PlannedTable, kind: BlockerKind, resolution: Resolution
-) -> Blocker | None:
-    """Return the blocker of the rows of one class that is a conflict, None when there are none."""
-    condition = f"r.class = '{kind}'"
-    rows = table.count(connection, condition)
-    if not rows:
-        return None
-    return Blocker(
-        kind=kind,
-        table=table.name,
-        rows=rows,
-        detail=_CONFLICTS[kind],
-        resolution=resolution,
-        key_columns=table.key,
-        keys=table.keys(connection, condition, KEYS_SHOWN),
-    )
+    connection: apsw.Connection,
+    table: PlannedTable,
+    kind: BlockerKind,
+    resolution: Resolution,
+    *,
+    brought_back: str | None = None,
+) -> list[Blocker]:
+    """Return the blockers of the rows of one class that is a conflict.
+
+    `brought_back` is the condition that a row is one that an earlier merge had written.
+    """
+    conditions = {_CONFLICTS[kind]: f"r.class = '{kind}'"}
+    if brought_back is not None:
+        conditions[_CONFLICTS[kind]] += f" AND NOT {brought_back}"
+        conditions[_BROUGHT_BACK] = f"r.class = '{kind}' AND {brought_back}"
+    return [
+        Blocker(
+            kind=kind,
+            table=table.name,
+            rows=rows,
+            detail=detail,
+            resolution=resolution,
+            key_columns=table.key,
+            keys=table.keys(connection, condition, KEYS_SHOWN),
+        )
+        for detail, condition in conditions.items()
+        if (rows := table.count(connection, condition))
+    ]
 
 
+_BROUGHT_BACK = "an earlier merge brought the row back, and it has been written again since"
 _CONFLICTS = {
     BlockerKind.KEY_REUSED: "another row has taken the key",
     BlockerKind.TOUCHED_SINCE: "a column that was changed has been written again since",

@@ -22,6 +22,7 @@ from pitr.sqlite.diff.states import BEFORE, LIVE, States
 from pitr.sqlite.merge.blockers import KEYS_SHOWN, combined, conflict, taken_values
 from pitr.sqlite.merge.closure import Closure, index_texts
 from pitr.sqlite.merge.digests import live_digest, planned_digest
+from pitr.sqlite.merge.earlier import was_brought_back
 from pitr.sqlite.merge.family import gather_family
 from pitr.sqlite.merge.foreign_keys import ForeignKeys
 from pitr.sqlite.merge.parents import Family, find_orphans, has_adopted, tolerated_orphans
@@ -54,7 +55,8 @@ _ARCHIVE_FAULTS = (ArchiveLacks, Corrupt, StoreUnusable)
 class PlanRequest:
     """What a plan is of, and what was asked for.
 
-    `chosen` names the tables that were asked for, if not all. `past` is the schema of the whole
+    `chosen` names the tables that were asked for, if not all. `earlier` is the schema with the rows
+    that an earlier merge of the recovery left, if one stands. `past` is the schema of the whole
     state at the target, if it is attached. `attributes` says whether to look up which transactions
     removed the lost rows, `is_described` whether fingerprint and script are wanted: each reads
     every row once more. Of an undo `before` has, besides the rows that a merge touched, what
@@ -67,6 +69,7 @@ class PlanRequest:
     options: MergeOptions
     chosen: tuple[str, ...] = ()
     past: str | None = None
+    earlier: str | None = None
     attributes: bool = True
     is_described: bool = True
     is_undo: bool = False
@@ -319,8 +322,12 @@ class _Planner:
         for kind, resolution in conflicts_of(self._options).items():
             for table in tables:
                 if table.counts.get(RowClass(kind.value)):
-                    found = conflict(self._connection, table, kind, resolution)
-                    self._blockers += [found] if found else []
+                    back = None
+                    if kind is BlockerKind.KEY_REUSED:
+                        back = was_brought_back(self._connection, table, self._request.earlier)
+                    self._blockers += conflict(
+                        self._connection, table, kind, resolution, brought_back=back
+                    )
 
     def _find_refused(self, family: Family) -> None:
         """Find rows that other rows keep out.
