@@ -5,6 +5,11 @@
     engine = "sqlite"
     archive = "s3://backups/orders"
 
+    [source.shop]
+    source = "postgresql://pitr@db.example/shop"
+    engine = "postgres"
+    archive = "s3://backups/shop"
+
 A value comes from the command line, else from the environment (`PITR_ARCHIVE`, `PITR_POLL`, ...),
 else from the file, else it is the default. Relative paths in the file count from the file's folder.
 Nothing here opens a database or an archive.
@@ -19,134 +24,40 @@ import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import unquote
+from typing import TypeVar
 
 from pitr.durable import write_new, write_replace
-from pitr.errors import NotConfigured, SourceUnusable, UsageError
+from pitr.errors import NotConfigured, UsageError
+from pitr.source_text import (
+    POSTGRES,
+    SQLITE,
+    Source,
+    absolute,
+    home,
+    parse_archive,
+    parse_source,
+    without_password,
+)
 from pitr.vocabulary.quantity import parse_duration_us, parse_size_bytes
 
 FILE_NAME = "pitr.toml"
-_DEFAULTS = {"poll": "250ms", "flush": "2s", "spool_limit": "1GB", "fine_window": "7d"}
+_DEFAULTS = {
+    "poll": "250ms",
+    "flush": "2s",
+    "spool_limit": "1GB",
+    "fine_window": "7d",
+    "sidecar_user": "postgres",
+}
+# What one engine has a use for and the other has not; `database` and `pg_bindir` have no default,
+# and that of `slot` follows from the source's name.
+_OF_ENGINE = {SQLITE: ("poll",), POSTGRES: ("slot", "database", "pg_bindir", "sidecar_user")}
+_VALUES = (*_OF_ENGINE[SQLITE], "flush", "spool_limit", "fine_window", *_OF_ENGINE[POSTGRES])
 # The source is what NAME stands for, so it has no flag and no variable: name another source.
-_OVERRIDABLE = ("archive", *_DEFAULTS, "state")
-_KEYS = ("source", "engine", *_OVERRIDABLE)
+_KEYS = ("source", "engine", "archive", *_VALUES, "state")
+T = TypeVar("T")
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
-
-
-# --- the source ----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """A live database: the engine that reads it, and where it is (SQLite: an absolute path)."""
-
-    engine: str
-    location: str
-
-    @property
-    def path(self) -> Path:
-        """Return the database file of a SQLite source."""
-        return Path(self.location)
-
-    @property
-    def default_name(self) -> str:
-        """Return the name `init` gives this source when the user gives none."""
-        return re.sub(r"[^A-Za-z0-9_-]+", "-", self.path.stem).strip("-")[:64] or "main"
-
-
-_POSTGRES = re.compile(
-    r"postgres(?:ql)?:.*|(?:service|host|hostaddr|port|dbname|user|password)\s*=.*", re.DOTALL
-)
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
-# Up to the last '@': a password that was not percent-encoded may hold any character.
-_URL_PASSWORD = re.compile(r"(//[^:/@]*):.*@", re.DOTALL)
-_PARAMETER_PASSWORD = re.compile(
-    r"""([?&\s]|^)(?:ssl)?password\s*=\s*(?:'(?:[^'\\]|\\.)*(?:'|$)|[^&\s]*)""", re.IGNORECASE
-)
-
-
-def parse_source(text: str, *, folder: Path) -> Source:
-    """Return the source that SOURCE names; a relative path counts from `folder`.
-
-    Says nothing about whether the database exists. Raises UsageError for a text that names no
-    source, SourceUnusable for a PostgreSQL source. A password in the text is shown nowhere.
-    """
-    text = text.strip()
-    if _POSTGRES.fullmatch(text):
-        raise _postgres_unsupported(text)
-    path = text
-    if text.startswith("sqlite://"):
-        path = unquote(text.removeprefix("sqlite://"))
-        if not path.startswith("/") or "?" in text:
-            raise _no_source(text, "After 'sqlite://' comes an absolute path and nothing else.")
-        path = "/" + path.lstrip("/")  # other tools write four slashes before an absolute path
-    elif "://" in text:
-        raise _no_source(text, "This is no kind of database that pitr knows.")
-    if path in ("", "/", ":memory:") or path.startswith("file:") or "\0" in path:
-        raise _no_source(text, "A SQLite source is a database file, named by its path.")
-    return Source("sqlite", _absolute(path, folder))
-
-
-def _no_source(text: str, seen: str) -> UsageError:
-    return UsageError(
-        f"source is not understood: {without_password(text)!r}",
-        detail=seen,
-        hint="Name a SQLite file, as in 'pitr init orders.db --archive FOLDER'.",
-    )
-
-
-def _postgres_unsupported(text: str) -> SourceUnusable:
-    shown = without_password(text)
-    left_out = " Its password was left out here: keep it in ~/.pgpass." if shown != text else ""
-    return SourceUnusable(
-        "PostgreSQL sources are not supported by this version",
-        detail=f"The source is {shown!r}.{left_out}",
-        hint="Name a SQLite file, as in 'pitr init orders.db --archive FOLDER'.",
-    )
-
-
-def without_password(text: str) -> str:
-    """Return a connection text without its password; safe to write and to show."""
-    text = _URL_PASSWORD.sub(r"\1@", text)
-    return _PARAMETER_PASSWORD.sub(r"\1", text)
-
-
-def parse_archive(text: str, *, folder: Path) -> str:
-    """Return a LOCATION as it is kept: a folder as an absolute path, a URL as it is.
-
-    Whether there can be an archive is for `pitr.archive.location` to say. Raises UsageError only
-    for a location with a password, which must neither be kept nor shown.
-    """
-    text = text.strip()
-    if without_password(text) != text:
-        raise UsageError(
-            f"archive location holds a password: {without_password(text)!r}",
-            detail="It would be written to the configuration and shown in messages.",
-            hint="Put credentials into the environment, and leave them out of the location.",
-        )
-    if text.startswith("file:///"):
-        text = unquote(text.removeprefix("file://"))
-    return text if not text or _SCHEME.match(text) else _absolute(text, folder)
-
-
-def _absolute(text: str, folder: Path) -> str:
-    path = folder / (_home() / text[2:] if text.startswith("~/") else text)
-    # '..' is resolved by the file system, because the folder before it may be a link; without
-    # it links are kept, so that a path goes on meaning what its owner makes it point to.
-    if ".." in path.parts:
-        path = path.resolve() if path.name == ".." else path.parent.resolve() / path.name
-    return str(path)
-
-
-def _home() -> Path:
-    try:
-        return Path.home()
-    except RuntimeError:
-        raise NotConfigured(
-            "the home folder is not known",
-            detail="HOME is not set, and the user has no entry in the password file.",
-            hint="Set HOME, or set PITR_STATE to a folder for pitr's own files.",
-        ) from None
+# PostgreSQL's rule for the name of a replication slot.
+_SLOT = re.compile(r"[a-z0-9_]{1,63}")
 
 
 # --- what a command works with -------------------------------------------------------------------
@@ -166,7 +77,10 @@ class Settings:
     """What one command works with; `shown` says where each value came from.
 
     `name` and `source` are None when only an archive was named: reading the past needs no more.
-    The archive need not belong to the source until their identities have been compared.
+    The archive need not belong to the source until their identities have been compared. The last
+    four are PostgreSQL's: the replication slot that keeps WAL until it is archived, the database
+    that table names are looked up in (None: the one that the source leads to), the folder with the
+    server's programs (None: looked for), and the user that a sidecar runs as when we are root.
     """
 
     config: Path | None
@@ -178,6 +92,10 @@ class Settings:
     spool_limit_bytes: int
     fine_window_us: int
     state: Path
+    slot: str
+    database: str | None
+    pg_bindir: Path | None
+    sidecar_user: str
     shown: tuple[Setting, ...]
 
     def needed_source(self) -> Source:
@@ -232,23 +150,50 @@ class Config:
         source = None if name is None else self._in_file("source", name)
         archive = self._find("archive", name, flags)
         state = self._find("state", name, flags) or self._default_state()
-        found = {
-            key: self._find(key, name, flags) or Setting(key, default, "default")
-            for key, default in _DEFAULTS.items()
-        }
-        shown = (chosen, source, archive, *found.values(), state)
+        parsed = None if source is None else parse_source(source.value, folder=self.folder)
+        foreign = _foreign_keys(parsed.engine if parsed else None)
+        if name is not None and parsed is not None:
+            self._check_engine(name, parsed.engine, foreign)
+        found = {key: self._value(key, name, flags) for key in _VALUES}
+        used = (setting for key, setting in found.items() if key not in foreign)
+        shown = (chosen, source, archive, *used, state)
+        values = {key: setting.value for key, setting in found.items() if setting is not None}
         return Settings(
             config=self.path,
             name=name,
-            source=None if source is None else parse_source(source.value, folder=self.folder),
+            source=parsed,
             archive=None if archive is None else archive.value,
             poll_us=_quantity(found["poll"], _parse_interval_us),
             flush_us=_quantity(found["flush"], parse_duration_us),
             spool_limit_bytes=_quantity(found["spool_limit"], parse_size_bytes),
             fine_window_us=_quantity(found["fine_window"], parse_duration_us),
             state=Path(state.value),
+            slot=_quantity(found["slot"], _parse_slot),
+            database=values.get("database"),
+            pg_bindir=Path(values["pg_bindir"]) if "pg_bindir" in values else None,
+            sidecar_user=values["sidecar_user"],
             shown=tuple(setting for setting in shown if setting is not None),
         )
+
+    def _check_engine(self, name: str, engine: str, foreign: Sequence[str]) -> None:
+        """Refuse an engine that the source is not of, and settings of the other engine."""
+        table = self.sources[name]
+        assert self.path is not None, "a table with a source was read from a file"
+        if table.get("engine", engine) != engine:
+            hint = f'Write engine = "{engine}".'
+            raise _wrong(self.path, f"source.{name}.engine", "is not that of the source", hint)
+        for key in foreign:
+            if key in table:
+                hint = f"It is for a source of another engine than {engine}: remove it."
+                raise _wrong(self.path, f"source.{name}.{key}", "means nothing here", hint)
+
+    def _value(self, key: str, name: str | None, flags: Mapping[str, str | None]) -> Setting | None:
+        """Return a setting from where it is given, else its default, else None."""
+        default = _default_slot(name) if key == "slot" else _DEFAULTS.get(key)
+        found = self._find(key, name, flags)
+        if found is None and default is not None:
+            found = Setting(key, default, "default")
+        return found
 
     def _chosen(self, name: str | None, flags: Mapping[str, str | None]) -> Setting | None:
         """Return the name of the source to work with, and who chose it."""
@@ -316,7 +261,7 @@ class Config:
         # The XDG rule: a relative path in this variable counts as if it were not set.
         base = Path(self.environment.get("XDG_STATE_HOME", ""))
         if not base.is_absolute():
-            base = _home() / ".local" / "state"
+            base = home() / ".local" / "state"
         return Setting("state", str(base / "pitr"), "default")
 
 
@@ -326,7 +271,23 @@ def _normal(key: str, text: str, folder: Path) -> str:
         return parse_source(text, folder=folder).location
     if key == "archive":
         return parse_archive(text, folder=folder)
-    return _absolute(text, folder) if key == "state" else text
+    return absolute(text, folder) if key in ("state", "pg_bindir") else text
+
+
+def _foreign_keys(engine: str | None) -> tuple[str, ...]:
+    """Return the keys that mean nothing to an engine; without an engine all may mean something."""
+    return () if engine is None else _OF_ENGINE[POSTGRES if engine == SQLITE else SQLITE]
+
+
+def _default_slot(name: str | None) -> str:
+    """Return the name of the slot for a source, so that two sources of one cluster have two."""
+    return "_".join(["pitr", *re.findall(r"[a-z0-9]+", (name or "").lower())])[:63]
+
+
+def _parse_slot(text: str) -> str:
+    if not _SLOT.fullmatch(text):
+        raise ValueError("It is no slot's name: a-z, 0-9 and _ only, at most 63 of them.")
+    return text
 
 
 def _parse_interval_us(text: str) -> int:
@@ -336,14 +297,15 @@ def _parse_interval_us(text: str) -> int:
     return interval_us
 
 
-def _quantity(setting: Setting, parse: Callable[[str], int]) -> int:
+def _quantity(setting: Setting | None, parse: Callable[[str], T]) -> T:
+    assert setting is not None, "a setting with a default has a value"
     try:
         return parse(setting.value)
     except ValueError as error:
         raise UsageError(
             f"{setting.key} is not understood: {setting.value!r}",
             detail=f"{error} It comes from {setting.origin}.",
-            hint=f"The default is '{_DEFAULTS[setting.key]}'.",
+            hint=f"The default is '{_DEFAULTS.get(setting.key, _default_slot(None))}'.",
         ) from None
 
 
@@ -435,7 +397,7 @@ def _checked(path: Path, document: Mapping[str, object]) -> dict[str, dict[str, 
                 raise _wrong(path, f"{where}.{key}", "is no text", f'Write {key} = "…".')
         if "source" not in table:
             raise _wrong(path, where, "names no source", 'Write source = "FILE" below it.')
-        if table.get("engine", "sqlite") not in ("sqlite", "postgres"):
+        if table.get("engine", SQLITE) not in _OF_ENGINE:
             raise _wrong(path, f"{where}.engine", "is unknown", 'Write engine = "sqlite".')
     return tables
 
@@ -509,7 +471,8 @@ def _check_same(
     path: Path, name: str, there: Mapping[str, str], settings: Mapping[str, str]
 ) -> None:
     for key, value in settings.items():
-        said = there.get(key, "sqlite" if key == "engine" else "")
+        # The engine may be left out, since it follows from the source, which is compared as well.
+        said = there.get(key, value if key == "engine" else "")
         if not said or _normal(key, said, path.parent) != _normal(key, value, path.parent):
             raise UsageError(
                 f"source {name!r} is configured already, and differently",

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from pitr.archive.archive import Identity, create_or_adopt
 from pitr.archive.location import make_store
-from pitr.config import FILE_NAME, check_writable, parse_archive, parse_source, write_source
+from pitr.config import FILE_NAME, check_writable, write_source
 from pitr.errors import SourceUnusable
+from pitr.source_text import parse_archive, parse_source
 from pitr.sqlite.capture.capability import check_source
 from pitr.vocabulary.finding import Finding, Level
 

@@ -10,18 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pitr.config import (
-    Config,
-    Settings,
-    Source,
-    load,
-    parse_archive,
-    parse_source,
-    resolve_settings,
-    without_password,
-    write_source,
-)
-from pitr.errors import NotConfigured, SourceUnusable, UsageError
+from pitr.config import Config, Settings, load, resolve_settings, write_source
+from pitr.errors import NotConfigured, UsageError
+from pitr.source_text import Source
 
 ONE = """\
 # written by hand
@@ -260,118 +251,6 @@ def test_environment_stays_out_of_the_representation(tmp_path: Path) -> None:
     assert "hunter2" not in repr(read(tmp_path, {"PITR_ARCHIVE": "hunter2"}))
 
 
-# ---- sources and locations -----------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("text", "location"),
-    [
-        ("orders.db", "/base/orders.db"),
-        ("./orders.db", "/base/orders.db"),
-        ("sub/orders.db", "/base/sub/orders.db"),
-        ("/srv/orders.db", "/srv/orders.db"),
-        ("/srv/my orders.db", "/srv/my orders.db"),
-        ("sqlite:///srv/orders.db", "/srv/orders.db"),
-        ("sqlite:////srv/orders.db", "/srv/orders.db"),
-        ("sqlite:///srv/my%20orders.db", "/srv/my orders.db"),
-        ("/srv/100%25.db", "/srv/100%25.db"),
-        ("./service=x", "/base/service=x"),
-    ],
-)
-def test_sqlite_source_becomes_an_absolute_path(text: str, location: str) -> None:
-    """Each spelling of a SQLite file is one absolute path."""
-    assert parse_source(text, folder=Path("/base")) == Source("sqlite", location)
-
-
-def test_source_above_a_linked_folder_is_what_the_system_would_open(tmp_path: Path) -> None:
-    """`..` behind a link leads to the folder above the link's aim; links themselves are kept."""
-    real = tmp_path / "real" / "deep"
-    real.mkdir(parents=True)
-    (tmp_path / "link").symlink_to(real)
-    through = parse_source("link/../orders.db", folder=tmp_path)
-    assert through.path == (tmp_path / "real" / "orders.db").resolve()
-    kept = parse_source("link/orders.db", folder=tmp_path)
-    assert kept.path == tmp_path / "link" / "orders.db"
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["", "  ", ":memory:", "file:orders.db?mode=ro", "sqlite://orders.db", "sqlite:///a?mode=ro",
-     "sqlite:///", "mysql://host/db", "jdbc:postgresql://host/db", "a\0b", "sqlite:///a%00b"],
-)  # fmt: skip
-def test_text_that_is_no_source_is_refused(text: str) -> None:
-    """What names no database file is a usage error with an example."""
-    with pytest.raises(UsageError) as caught:
-        parse_source(text, folder=Path("/base"))
-    assert caught.value.exit_code == 2
-    assert "pitr init" in (caught.value.hint or "")
-
-
-PASSWORDS = [
-    "postgresql://me:hunter2@host/db",
-    "postgres://me:hunter2@host:5432/db?sslmode=require",
-    "postgresql://me:hun/ter2@host/db",
-    "postgresql://me:hunter2@weird@host/db",
-    "postgresql://host/db?user=me&password=hunter2",
-    "postgresql://host/db?sslpassword=hunter2&user=me",
-    "host=db password=hunter2 user=me",
-    "password = 'hun ter2' host=db",
-    r"host=db password='it\'s hunter2'",
-    "host=db password='hunter2",
-    "service=x PASSWORD=hunter2",
-]
-
-
-@pytest.mark.parametrize("text", PASSWORDS)
-def test_postgres_source_is_refused_without_showing_its_password(text: str) -> None:
-    """PostgreSQL is recognised and refused; no part of the error holds the password."""
-    with pytest.raises(SourceUnusable, match="not supported by this version") as caught:
-        parse_source(text, folder=Path("/base"))
-    shown = f"{caught.value.message} {caught.value.detail} {caught.value.hint}"
-    assert "ter2" not in shown
-    assert "pgpass" in shown
-    assert "ter2" not in without_password(text)
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["postgresql:///db", "postgresql://me@host/db", "service=prod", "dbname=x host=y",
-     "postgresql://host/db?passfile=/etc/pgpass"],
-)  # fmt: skip
-def test_postgres_source_without_password_is_shown_as_it_is(text: str) -> None:
-    """Only passwords are taken out."""
-    assert without_password(text) == text
-    with pytest.raises(SourceUnusable) as caught:
-        parse_source(text, folder=Path("/base"))
-    assert text in (caught.value.detail or "")
-    assert "pgpass." not in (caught.value.detail or "")
-
-
-@pytest.mark.parametrize(
-    ("text", "location"),
-    [
-        ("backup", "/base/backup"),
-        ("backup/", "/base/backup"),
-        ("/srv/backup", "/srv/backup"),
-        ("file:///srv/my%20backup", "/srv/my backup"),
-        ("s3://bucket/prefix", "s3://bucket/prefix"),
-        ("gs://bucket", "gs://bucket"),
-        ("az://container/a", "az://container/a"),
-        ("ftp://host/a", "ftp://host/a"),  # for the archive to refuse
-    ],
-)
-def test_archive_folder_becomes_absolute_and_urls_stay(text: str, location: str) -> None:
-    """A folder does not depend on where a command is run; a URL never did."""
-    assert parse_archive(text, folder=Path("/base")) == location
-
-
-def test_archive_with_a_password_is_refused_without_showing_it() -> None:
-    """Credentials in a location would end up in the file, so they are refused before."""
-    with pytest.raises(UsageError) as caught:
-        parse_archive("s3://key:hunter2@bucket/x", folder=Path("/base"))
-    assert "hunter2" not in f"{caught.value.message} {caught.value.detail} {caught.value.hint}"
-
-
 def test_home_is_expanded_in_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No shell reads pitr.toml, so `~/` is expanded there."""
     monkeypatch.setenv("HOME", "/some/home")
@@ -381,13 +260,56 @@ def test_home_is_expanded_in_the_file(tmp_path: Path, monkeypatch: pytest.Monkey
     assert settings.archive == "/some/home/backup"
 
 
-@pytest.mark.parametrize(
-    ("path", "name"),
-    [("/srv/orders.db", "orders"), ("/srv/my orders.v2.db", "my-orders-v2"), ("/srv/ü.db", "main")],
-)
-def test_default_name_is_made_of_the_file_name(path: str, name: str) -> None:
-    """A source gets a name that is allowed as one."""
-    assert Source("sqlite", path).default_name == name
+POSTGRES = """\
+[source.shop]
+source = "postgresql://pitr@db.example/shop"
+archive = "backup"
+"""
+
+
+def test_postgres_source_has_settings_of_its_own_with_defaults(tmp_path: Path) -> None:
+    """The slot is named after the source; what SQLite alone needs is not shown."""
+    write(tmp_path, POSTGRES.replace("source.shop", "source.My-Shop"))
+    settings = read(tmp_path).choose()
+
+    assert settings.needed_source() == Source("postgres", "postgresql://pitr@db.example/shop")
+    assert settings.slot == "pitr_my_shop"
+    assert (settings.database, settings.pg_bindir, settings.sidecar_user) == (
+        None,
+        None,
+        "postgres",
+    )
+    assert "poll" not in origins(settings)
+    assert origins(settings)["slot"] == ("pitr_my_shop", "default")
+
+
+def test_postgres_settings_come_from_file_environment_and_flags(tmp_path: Path) -> None:
+    """The same precedence; a folder in the file counts from the file."""
+    write(tmp_path, POSTGRES + 'slot = "mine"\npg_bindir = "pg/bin"\nsidecar_user = "sam"\n')
+    environ = {"PITR_SLOT": "theirs", "PITR_DATABASE": "books"}
+    settings = read(tmp_path, environ).choose(flags={"database": "toys"})
+
+    assert settings.slot == "theirs"
+    assert settings.database == "toys"
+    assert settings.pg_bindir == tmp_path / "pg" / "bin"
+    assert settings.sidecar_user == "sam"
+
+
+def test_slot_that_postgresql_would_refuse_is_refused_first(tmp_path: Path) -> None:
+    """The name of a slot has its own alphabet."""
+    write(tmp_path, POSTGRES + 'slot = "Mine"\n')
+    with pytest.raises(UsageError, match="slot is not understood: 'Mine'"):
+        read(tmp_path).choose()
+
+
+def test_setting_of_another_engine_is_refused(tmp_path: Path) -> None:
+    """A slot for a file, and a file called PostgreSQL, are mistakes that are not passed over."""
+    write(tmp_path, ONE + 'slot = "mine"\n')
+    with pytest.raises(UsageError, match=r"source\.orders\.slot means nothing here"):
+        read(tmp_path).choose()
+    write(tmp_path, ONE + 'engine = "postgres"\n')
+    with pytest.raises(UsageError, match=r"source\.orders\.engine is not that of the source"):
+        read(tmp_path).choose()
 
 
 # ---- writing -------------------------------------------------------------------------------------
