@@ -98,6 +98,12 @@ class Settings:
     sidecar_user: str
     shown: tuple[Setting, ...]
 
+    @property
+    def is_archive_of_source(self) -> bool:
+        """Return whether source and archive were named together, in one table of pitr.toml."""
+        origins = {setting.key: setting.origin for setting in self.shown}
+        return "source" in origins and origins["source"] == origins.get("archive")
+
     def needed_source(self) -> Source:
         """Return the source. Raises NotConfigured when there is none."""
         if self.source is None:
@@ -318,11 +324,7 @@ def load(path: Path | None, *, environ: Mapping[str, str], cwd: Path) -> Config:
     None of them is no fault. Raises NotConfigured when a file that was named cannot be read,
     UsageError when a file is not as it must be, naming the line or the key.
     """
-    environment = {
-        key: value
-        for key, value in environ.items()
-        if value and (key.startswith("PITR_") or key == "XDG_STATE_HOME")
-    }
+    environment = _ours(environ)
     if path is None and "PITR_CONFIG" in environment:
         path = Path(environment["PITR_CONFIG"])
     folder = cwd.absolute()
@@ -341,6 +343,15 @@ def load(path: Path | None, *, environ: Mapping[str, str], cwd: Path) -> Config:
     return Config(path=path, sources=sources, environment=environment, folder=folder)
 
 
+def _ours(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that say something to us; an empty one counts as not set."""
+    return {
+        key: value
+        for key, value in environ.items()
+        if value and (key.startswith("PITR_") or key == "XDG_STATE_HOME")
+    }
+
+
 def resolve_settings(
     *,
     config_path: Path | None,
@@ -351,6 +362,15 @@ def resolve_settings(
 ) -> Settings:
     """Return what one command works with: `load`, then `Config.choose`, with their errors."""
     return load(config_path, environ=environ, cwd=cwd).choose(source_name, flags=flags)
+
+
+def proposed_settings(
+    path: Path, name: str, values: Mapping[str, str], *, environ: Mapping[str, str], cwd: Path
+) -> Settings:
+    """Return what a command would work with if a pitr.toml had this table. Raises UsageError."""
+    sources = _checked(path, {"source": {name: dict(values)}})
+    config = Config(path=path, sources=sources, environment=_ours(environ), folder=cwd)
+    return config.choose(name)
 
 
 def _read(path: Path) -> bytes:

@@ -71,10 +71,20 @@ def create_or_adopt(store: Store, *, engine: str, identity: dict[str, str]) -> I
         store.put_new(IDENTITY_KEY, encode_document(_IDENTITY_KIND, wanted))
     except ObjectExists:
         found = open_archive(store)
-        if (found.engine, found.source) != (engine, identity):
-            raise _mismatch(store, found, wanted) from None
+        require_source(store, found, engine=engine, identity=identity)
         return found
     return wanted
+
+
+def require_source(store: Store, found: Identity, *, engine: str, identity: dict[str, str]) -> None:
+    """Raise IdentityMismatch when the archive at a store holds another source than this one."""
+    if (found.engine, found.source) != (engine, identity):
+        raise IdentityMismatch(
+            f"the archive at {store.location} holds another source",
+            detail=f"It holds {_name_source(found.engine, found.source)}; "
+            f"this is {_name_source(engine, identity)}.",
+            hint="Name another LOCATION with --archive: one archive holds one source.",
+        )
 
 
 def open_archive(store: Store) -> Identity:
@@ -204,14 +214,6 @@ def _mark_key(name: str) -> str:
     return f"mark/{quoted}"
 
 
-def _mismatch(store: Store, found: Identity, wanted: Identity) -> IdentityMismatch:
-    return IdentityMismatch(
-        f"the archive at {store.location} holds another source",
-        detail=f"It holds {_name_source(found)}; this is {_name_source(wanted)}.",
-        hint="Name another LOCATION with --archive: one archive holds one source.",
-    )
-
-
-def _name_source(identity: Identity) -> str:
-    fields = ", ".join(f"{name} {value}" for name, value in sorted(identity.source.items()))
-    return f"{identity.engine} ({fields})"
+def _name_source(engine: str, source: dict[str, str]) -> str:
+    fields = ", ".join(f"{name} {value}" for name, value in sorted(source.items()))
+    return f"{engine} ({fields})"

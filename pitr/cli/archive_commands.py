@@ -1,14 +1,10 @@
-"""backup, capture, detach, status, mark, verify, debug: the commands about the archive."""
+"""backup, capture, detach, status, mark, verify: the commands about the archive."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
-from pitr.cli.debug_control import debug_control
-from pitr.cli.debug_wal import debug_wal
-from pitr.cli.options import Group, json_option, settings_of, source_options
+from pitr.cli.options import json_option, settings_of, source_options
 from pitr.cli.progress import Reporter
 from pitr.cli.prometheus import prometheus_text
 from pitr.cli.render import (
@@ -21,12 +17,11 @@ from pitr.cli.render import (
     time_header,
 )
 from pitr.cli.signals import stopped_by_signals
-from pitr.errors import ConfirmationNeeded, Corrupt, PreconditionFailed, UsageError
+from pitr.errors import ConfirmationNeeded, PreconditionFailed, UsageError
 from pitr.operations import capture as capturing
 from pitr.operations.status import Status
 from pitr.operations.status import status as read_status
 from pitr.operations.verify import verify as verify_archive
-from pitr.sqlite.pagelog.dump import describe_object
 from pitr.target_text import format_age, format_local, format_time
 
 
@@ -55,11 +50,11 @@ def capture(
     if once:
         capturing.capture_once(settings, reporter.report)
         found = read_status(settings)
-        last = found.commits[1] if found.commits else 0
+        last = found.positions[1] if found.positions else None
         if as_json:
-            emit_json({"last_commit": f"commit:{last}" if last else None})
+            emit_json({"position": last})
         else:
-            emit(f"archived up to commit:{last}" if last else "nothing to archive yet")
+            emit(f"archived up to {last}" if last else "nothing to archive yet")
         return
     with stopped_by_signals(reporter.report) as stop:
         capturing.capture(settings, stop, reporter.report)
@@ -189,17 +184,17 @@ def _status_json(found: Status) -> dict[str, object]:
             {"name": item.name, "position": item.position, "time": format_time(item.time_us)}
             for item in found.marks
         ],
-        "commits": list(found.commits) if found.commits else None,
+        "positions": list(found.positions) if found.positions else None,
         "spooled_bytes": found.spooled_bytes,
         "last_error": found.last_error,
     }
 
 
 def _emit_status(found: Status) -> None:
-    if found.window and found.commits:
+    if found.window and found.positions:
         emit(f"window     {format_local(found.window.from_us)}")
         emit(f"       to  {format_local(found.window.to_us)}")
-        emit(f"commits    commit:{found.commits[0]} to commit:{found.commits[1]}")
+        emit(f"positions  {found.positions[0]} to {found.positions[1]}")
     else:
         emit("window     nothing is archived yet")
     if found.granularity == "poll":
@@ -240,7 +235,7 @@ def verify(config: str | None, source: str | None, archive: str | None, *, as_js
                 "bytes": report.bytes,
                 "damaged": [{"object": key, "reason": reason} for key, reason in report.damaged],
                 "holes": [{"first": first, "last": last} for first, last in report.holes],
-                "last_good_commit": report.last_good_commit,
+                "last_good": report.last_good,
             }
         )
     else:
@@ -248,34 +243,7 @@ def verify(config: str | None, source: str | None, archive: str | None, *, as_js
         for key, reason in report.damaged:
             emit(f"damaged: {key}: {reason}")
         for first, last in report.holes:
-            emit(f"missing: commit:{first} to commit:{last}")
-        emit("ok" if report.ok else f"not ok; good up to commit:{report.last_good_commit}")
+            emit(f"missing: {first} to {last}")
+        emit("ok" if report.ok else f"not ok; good up to {report.last_good or 'nothing'}")
     if not report.ok:
         click.get_current_context().exit(1)
-
-
-@click.group(cls=Group)
-def debug() -> None:
-    """Look into pitr's own formats."""
-
-
-@debug.command("object")
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@json_option
-def debug_object(file: Path, *, as_json: bool) -> None:
-    """Show what an archive object holds.
-
-    Its frame, sections, commits and pages; damage is described, and ends with exit 5.
-    """
-    lines = describe_object(file.read_bytes())
-    is_damaged = any(line.startswith("damaged") for line in lines)
-    if as_json:
-        emit_json({"damaged": is_damaged, "lines": lines})
-    else:
-        emit("\n".join(lines))
-    if is_damaged:
-        click.get_current_context().exit(Corrupt.exit_code)
-
-
-debug.add_command(debug_wal)
-debug.add_command(debug_control)

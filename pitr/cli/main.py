@@ -36,7 +36,7 @@ COMMANDS = LazyCommands(
         "undo": "pitr.cli.merge_commands:undo",
         "verify": "pitr.cli.archive_commands:verify",
         "config": "pitr.cli.source:config",
-        "debug": "pitr.cli.archive_commands:debug",
+        "debug": "pitr.cli.debug:debug",
         "demo": "pitr.cli.demo:demo",
     }
 )

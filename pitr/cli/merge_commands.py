@@ -22,11 +22,11 @@ from pitr.operations.merge import merge as merge_recovery
 from pitr.operations.plan import PlanWish, plan_recovery
 from pitr.operations.undo import UndoWish
 from pitr.operations.undo import undo as undo_merge
-from pitr.sqlite.merge.apply import MergeStep
 from pitr.target_text import format_time
 from pitr.vocabulary.plan import (
     Blocker,
     MergeOptions,
+    MergeStep,
     Plan,
     SavedPlan,
     blocker_document,

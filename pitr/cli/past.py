@@ -24,9 +24,8 @@ from pitr.operations.clock import now_us
 from pitr.operations.history import LogRequest, log_transactions
 from pitr.operations.sql import query_past
 from pitr.operations.when import find_row
-from pitr.sqlite.rows.when import WhenOutcome
 from pitr.target_text import format_time
-from pitr.vocabulary.change import TableChange, Transaction
+from pitr.vocabulary.change import TableChange, Transaction, WhenOutcome
 from pitr.vocabulary.target import ResolvedTarget
 
 tables_option = click.option(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,17 +24,18 @@ from pitr.vocabulary.finding import Finding, Level
 def init(source_text: str, archive: str, name: str | None, *, as_json: bool) -> None:
     """Name a source and its archive in pitr.toml.
 
-    The file is written into the current folder. SOURCE is a SQLite file or sqlite:///PATH.
-    LOCATION is a folder, file://, s3://BUCKET/PREFIX, gs:// or az://. An archive of the same
-    source that is there already is adopted.
+    The file is written into the current folder. SOURCE is a SQLite file, sqlite:///PATH, or a
+    PostgreSQL server: postgresql://ROLE@HOST/DATABASE or service=NAME; its password is left to
+    ~/.pgpass or PGPASSWORD. LOCATION is a folder, file://, s3://BUCKET/PREFIX, gs:// or az://.
+    An archive of the same source that is there already is adopted.
     """
-    outcome = init_archive(source_text, archive, name=name, folder=Path.cwd())
+    outcome = init_archive(source_text, archive, name=name, folder=Path.cwd(), environ=os.environ)
     warnings = [finding for finding in outcome.findings if finding.level is Level.WARNING]
     if as_json:
         emit_json(
             {
                 "name": outcome.name,
-                "source": outcome.identity.source["path"],
+                "source": outcome.source,
                 "archive": outcome.location,
                 "archive_id": outcome.identity.archive_id,
                 "adopted": outcome.adopted,
@@ -42,7 +44,7 @@ def init(source_text: str, archive: str, name: str | None, *, as_json: bool) -> 
             }
         )
         return
-    emit(f"source   {outcome.identity.source['path']}")
+    emit(f"source   {outcome.source}")
     emit(f"archive  {outcome.location}{' (adopted)' if outcome.adopted else ''}")
     emit(f"written  {outcome.config} [source.{outcome.name}]")
     for finding in warnings:

@@ -1,4 +1,6 @@
 """One module per verb: wires engine, archive and recovery, returns values, prints nothing.
 
-Import order inside the package: clock → reading → one module per verb.
+A verb's module has the values that it takes and returns; the work is done in the module of the same
+name in `sqlite/` or `postgres/`. Import order inside the package:
+    clock, engine → one module per verb → sqlite, postgres
 """

@@ -2,35 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
+from dataclasses import dataclass
 
-from pitr.archive.archive import open_archive, probe_conditional_put
+from pitr.archive.archive import open_archive, probe_conditional_put, require_source
 from pitr.archive.location import open_store
 from pitr.config import Settings
-from pitr.errors import IdentityMismatch, PitrError
-from pitr.sqlite.capture.capability import check_source
+from pitr.errors import PitrError
+from pitr.operations.engine import engine_of_source, wired
 from pitr.vocabulary.finding import Finding, Level
+
+
+@dataclass(frozen=True, slots=True)
+class Examination:
+    """What an engine found out about a source.
+
+    `identity` tells the source from every other source of its engine, as an archive records it;
+    None when it could not be asked for it.
+    """
+
+    findings: tuple[Finding, ...]
+    identity: dict[str, str] | None
+
+    @property
+    def failures(self) -> tuple[Finding, ...]:
+        """Return the findings that keep the source from being captured."""
+        return tuple(finding for finding in self.findings if finding.level is Level.FAIL)
 
 
 def check(settings: Settings) -> list[Finding]:
     """Return the findings about the source, then about the archive; write nothing to either."""
-    path = settings.needed_source().path
-    return [*check_source(path), *_check_archive(settings)]
+    examined = examine(settings)
+    return [*examined.findings, *_check_archive(settings, examined.identity)]
 
 
-def _check_archive(settings: Settings) -> Iterable[Finding]:
+def examine(settings: Settings) -> Examination:
+    """Look at the source alone. What is wrong with it is a finding, never an error."""
+    return wired(examine, engine_of_source(settings))(settings)
+
+
+def _check_archive(settings: Settings, identity: dict[str, str] | None) -> Iterator[Finding]:
     try:
         store = open_store(settings.needed_archive())
-        identity = open_archive(store)
+        found = open_archive(store)
         probe_conditional_put(store)
-        expected = settings.needed_source().location
-        if identity.source != {"path": expected}:
-            raise IdentityMismatch(
-                f"the archive at {store.location} holds another source",
-                detail=f"It holds {identity.source.get('path')}, not {expected}.",
-                hint="Name another LOCATION: one archive holds one source.",
-            )
+        if identity is not None:
+            require_source(store, found, engine=engine_of_source(settings), identity=identity)
     except PitrError as error:
         detail = f"{error.message}. {error.detail or ''}".strip()
-        return [Finding(Level.FAIL, "archive", detail, error.hint or "")]
-    return [Finding(Level.OK, "archive", f"{store.location} can be written and keeps leases.", "")]
+        yield Finding(Level.FAIL, "archive", detail, error.hint or "")
+        return
+    yield Finding(Level.OK, "archive", f"{store.location} can be written and keeps leases.")

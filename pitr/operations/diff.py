@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from pitr.config import Settings
-from pitr.operations.comparing import open_recovery
-from pitr.recovery.folder import Recovery
-from pitr.sqlite.diff.attribution import Attribution, LostBy, attribute_lost
-from pitr.sqlite.diff.classified import ClassifiedTable, classify, let_go_of_live, stream_rows
-from pitr.sqlite.diff.drift import SchemaDrift
-from pitr.sqlite.diff.states import States
+from pitr.operations.engine import wired
+from pitr.recovery.folder import Recovery, read_recovery
 from pitr.vocabulary.diff_row import DiffRow
-from pitr.vocabulary.position import CommitNumber
+from pitr.vocabulary.drift import SchemaDrift
+from pitr.vocabulary.lost_by import LostBy
 from pitr.vocabulary.row_class import RowClass
 
 
@@ -64,39 +61,11 @@ class Diff:
     warnings: tuple[str, ...]
 
 
-@contextmanager
-def open_diff(settings: Settings, request: DiffRequest) -> Iterator[Diff]:
+def open_diff(settings: Settings, request: DiffRequest) -> AbstractContextManager[Diff]:
     """Compare a recovery with the live database; rows are read inside the block.
 
-    The live database is let go of before the block begins. Raises what `open_recovery` raises.
+    Raises UsageError for a table or a recovery that does not exist, PreconditionFailed when
+    sidecar or live database are gone, ArchiveLacks when the state after the damage is not there.
     """
-    with open_recovery(settings, request.recovery_id, tables=request.tables) as opened:
-        states = opened.states
-        classified = classify(states)
-        let_go_of_live(states, classified)
-        tables = tuple(
-            _table(states, table, request, attribute_lost(states, table)) for table in classified
-        )
-        position = str(CommitNumber(states.live_commit)) if states.live_commit else None
-        yield Diff(opened.recovery, position, tables, opened.warnings)
-
-
-def _table(
-    states: States, table: ClassifiedTable, request: DiffRequest, attribution: Attribution
-) -> DiffTable:
-    return DiffTable(
-        table=table.name,
-        key=() if table.keyless else table.key,
-        columns=table.key if table.keyless else table.columns,
-        keyless=table.keyless,
-        counts=table.counts,
-        chosen=sum(
-            count
-            for row_class, count in table.counts.items()
-            if not request.classes or row_class in request.classes
-        ),
-        drift=table.drift,
-        lost_by=attribution.lost_by,
-        warnings=(*table.warnings, *attribution.warnings),
-        rows=stream_rows(states, table, request.classes or None, request.limit),
-    )
+    engine = read_recovery(settings.state, request.recovery_id).engine
+    return wired(open_diff, engine)(settings, request)

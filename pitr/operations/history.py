@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pitr.config import Settings
-from pitr.operations.reading import open_reading
-from pitr.sqlite.rows.log import transactions
+from pitr.operations.engine import engine_of_archive, wired
 from pitr.vocabulary.change import Transaction
 
 
@@ -22,16 +21,8 @@ class LogRequest:
 
 
 def log_transactions(settings: Settings, request: LogRequest) -> list[Transaction]:
-    """Return the transactions, newest last. Raises what targets and `transactions` raise."""
-    reading = open_reading(settings)
-    first = last = None
-    if request.since is not None:
-        first = reading.resolve(request.since).record.number + 1
-    if request.until is not None:
-        last = reading.resolve(request.until).record.number
-    newest = reading.pages.last_commit().number
-    if first is not None and first > (newest if last is None else last):
-        return []
-    return transactions(
-        reading.pages, request.tables or None, first=first, last=last, limit=request.limit
-    )
+    """Return the transactions, newest last.
+
+    Raises UsageError, TableUnknown, and ArchiveLacks for targets outside of what is archived.
+    """
+    return wired(log_transactions, engine_of_archive(settings))(settings, request)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from pitr.archive.archive import Identity, create_or_adopt
 from pitr.archive.location import make_store
-from pitr.config import FILE_NAME, check_writable, write_source
+from pitr.config import FILE_NAME, Settings, check_writable, proposed_settings, write_source
 from pitr.errors import SourceUnusable
-from pitr.source_text import parse_archive, parse_source
-from pitr.sqlite.capture.capability import check_source
-from pitr.vocabulary.finding import Finding, Level
+from pitr.operations.check import Examination, examine
+from pitr.source_text import parse_archive, parse_source, without_password
+from pitr.vocabulary.finding import Finding
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,32 +21,50 @@ class InitOutcome:
 
     name: str
     config: Path
+    source: str
     location: str
     identity: Identity
     adopted: bool
     findings: tuple[Finding, ...]
 
 
-def init(source_text: str, archive_text: str, *, name: str | None, folder: Path) -> InitOutcome:
+def init(
+    source_text: str,
+    archive_text: str,
+    *,
+    name: str | None,
+    folder: Path,
+    environ: Mapping[str, str],
+) -> InitOutcome:
     """Make or adopt the archive and write the source's table into `folder`/pitr.toml.
 
-    Raises SourceUnusable when there is no such database, IdentityMismatch, StoreUnusable,
-    UsageError when the name is taken by another source.
+    Raises SourceUnusable when there is no such database or it cannot be captured,
+    IdentityMismatch, StoreUnusable, UsageError when the name is taken by another source.
     """
     source = parse_source(source_text, folder=folder)
-    findings = tuple(check_source(source.path))
-    for finding in findings:
-        if finding.level is Level.FAIL:
-            raise SourceUnusable(
-                f"{source.path} cannot be captured", detail=finding.detail, hint=finding.remedy
-            )
     location = parse_archive(archive_text, folder=folder)
     config = folder / FILE_NAME
     values = {"source": source.location, "engine": source.engine, "archive": location}
     chosen = source.default_name if name is None else name
+    settings = proposed_settings(config, chosen, values, environ=environ, cwd=folder)
+    examined = examine(settings)
+    identity = _usable(settings, examined)
     check_writable(config, chosen, values)
     store = make_store(location)
     known = any(store.list("pitr-archive"))
-    identity = create_or_adopt(store, engine=source.engine, identity={"path": source.location})
+    made = create_or_adopt(store, engine=source.engine, identity=identity)
     write_source(config, chosen, values)
-    return InitOutcome(chosen, config, store.location, identity, known, findings)
+    return InitOutcome(
+        chosen, config, source.location, store.location, made, known, examined.findings
+    )
+
+
+def _usable(settings: Settings, examined: Examination) -> dict[str, str]:
+    """Return the identity of a source that can be captured. Raises SourceUnusable."""
+    if examined.identity is None or examined.failures:
+        raise SourceUnusable(
+            f"{without_password(settings.needed_source().location)} cannot be captured",
+            detail=" ".join(finding.detail for finding in examined.failures),
+            hint=" ".join(finding.remedy for finding in examined.failures),
+        )
+    return examined.identity

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pitr.config import Settings
-from pitr.operations.reading import open_reading
-from pitr.sqlite.rows.when import WhenOutcome
-from pitr.sqlite.rows.when import find_row as find_in_archive
+from pitr.operations.engine import engine_of_archive, wired
+from pitr.vocabulary.change import WhenOutcome
 
 
 def find_row(settings: Settings, table: str, where: str, *, gone: bool) -> WhenOutcome:
-    """Return what became of the newest row that met `where`. Raises what reading raises."""
-    return find_in_archive(open_reading(settings).pages, table, where, gone=gone)
+    """Return what became of the newest row that met `where`.
+
+    Raises UsageError for a condition that cannot be asked, TableUnknown, ArchiveLacks.
+    """
+    return wired(find_row, engine_of_archive(settings))(settings, table, where, gone=gone)

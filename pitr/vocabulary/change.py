@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pitr.vocabulary.diff_row import Value
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableChange:
@@ -41,3 +43,17 @@ class Transaction:
     time_width_us: int
     kind: str
     tables: tuple[TableChange, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WhenOutcome:
+    """The transaction that was looked for, a target just before it, and the row as it was then.
+
+    `row` is the inserted row when there was none before. When nothing was found `reason` says
+    what is known instead, and everything else is None.
+    """
+
+    transaction: Transaction | None
+    before: str | None
+    row: dict[str, Value] | None
+    reason: str | None

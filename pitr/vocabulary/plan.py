@@ -222,3 +222,19 @@ def read_saved_plan(data: bytes) -> SavedPlan:
     if saved.plan_format != PLAN_FORMAT:
         raise ValueError(f"its format is {saved.plan_format}, this version reads {PLAN_FORMAT}")
     return saved
+
+
+class MergeStep(StrEnum):
+    """How far a merge has come; told as it goes."""
+
+    PLANNED = "planned"
+    LOCKED = "locked"
+    VALIDATED = "validated"
+    APPLIED = "applied"
+    VERIFIED = "verified"
+    RECORDED = "recorded"
+    COMMITTED = "committed"
+    NOTED = "noted"
+
+
+OnStep = Callable[[MergeStep], None]

@@ -93,3 +93,11 @@ class ResolvedTarget:
     position: str
     last_included: TransactionAt | None
     first_excluded: TransactionAt | None
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What can be gone back to: from the first state held to the moment proven current."""
+
+    from_us: int
+    to_us: int

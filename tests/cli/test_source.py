@@ -72,7 +72,7 @@ def test_init_with_a_name_that_is_taken_makes_no_archive(folder: Path) -> None:
         ("nowhere.db", 3, "{folder}/nowhere.db cannot be captured"),
         (".", 3, "{folder} cannot be captured"),
         ("text", 3, "{folder}/text cannot be captured"),
-        ("postgresql://u:secret@h/db", 3, "PostgreSQL sources are not supported by this version"),
+        ("postgresql://u:secret@h/db", 2, "source holds a password: 'postgresql://u@h/db'"),
         ("mysql://h/db", 2, "source is not understood: 'mysql://h/db'"),
         (":memory:", 2, "source is not understood: ':memory:'"),
     ],

@@ -13,8 +13,7 @@ from pathlib import Path
 from pitr.config import resolve_settings
 from pitr.operations.merge import MergeWish, merge
 from pitr.operations.undo import UndoWish, undo
-from pitr.sqlite.merge.apply import MergeStep
-from pitr.vocabulary.plan import MergeOptions
+from pitr.vocabulary.plan import MergeOptions, MergeStep
 
 
 def main() -> None:

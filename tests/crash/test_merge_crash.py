@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from pitr.sqlite.merge.apply import MergeStep
+from pitr.vocabulary.plan import MergeStep
 from tests.cli.commands import PITR, environment, pitr, succeed, write
 
 _DURABLE_STEPS_MAX = 80

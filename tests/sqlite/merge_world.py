@@ -16,9 +16,8 @@ from pitr.operations.undo import UndoWish, undo
 from pitr.recovery.folder import RecoveredTable, Recovery, new_recovery
 from pitr.sqlite.diff.classified import classify
 from pitr.sqlite.diff.states import StateSources, open_states
-from pitr.sqlite.merge.apply import MergeStep, OnStep
 from pitr.sqlite.merge.plan import PlanRequest, PreparedPlan, attached_past, make_plan
-from pitr.vocabulary.plan import MergeOptions, Plan
+from pitr.vocabulary.plan import MergeOptions, MergeStep, OnStep, Plan
 from pitr.vocabulary.row_class import ConflictPolicy
 from pitr.vocabulary.target import ResolvedTarget
 from tests.sqlite.diff_world import DiffWorld

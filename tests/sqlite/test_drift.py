@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from pitr.sqlite.diff.classified import ClassifiedTable
-from pitr.sqlite.diff.drift import SchemaDrift
 from pitr.vocabulary.diff_row import DiffRow
+from pitr.vocabulary.drift import SchemaDrift
 from tests.sqlite.diff_world import DiffWorld, both_ways, classes, making_worlds
 
 Make = Callable[..., DiffWorld]

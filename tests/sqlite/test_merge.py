@@ -9,7 +9,7 @@ import pytest
 
 from pitr.errors import DatabaseRefused, PlanStale
 from pitr.recovery.merges import list_merges
-from pitr.sqlite.merge.apply import MergeStep
+from pitr.vocabulary.plan import MergeStep
 from pitr.vocabulary.row_class import Action
 from tests.sqlite.capture_world import App
 from tests.sqlite.merge_world import (

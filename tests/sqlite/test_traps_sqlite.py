@@ -18,8 +18,8 @@ import pytest
 
 import pitr
 from pitr.sqlite.diff.states import StateSources, open_states
-from pitr.sqlite.merge.apply import MergeStep, begin_locked
-from pitr.vocabulary.plan import Plan
+from pitr.sqlite.merge.apply import begin_locked
+from pitr.vocabulary.plan import MergeStep, Plan
 from tests.sqlite.capture_world import App, read_file
 from tests.sqlite.merge_world import (
     Interrupting,

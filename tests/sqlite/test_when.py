@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from pitr.errors import TableUnknown, UsageError
-from pitr.sqlite.rows.when import WhenOutcome, find_row
+from pitr.sqlite.rows.when import find_row
+from pitr.vocabulary.change import WhenOutcome
 from tests.sqlite.recorded import Recorder
 
 SCHEMA = "CREATE TABLE orders(id INTEGER PRIMARY KEY, state TEXT, total REAL, big AS (total > 100))"

@@ -44,7 +44,8 @@ def test_source_above_a_linked_folder_is_what_the_system_would_open(tmp_path: Pa
 @pytest.mark.parametrize(
     "text",
     ["", "  ", ":memory:", "file:orders.db?mode=ro", "sqlite://orders.db", "sqlite:///a?mode=ro",
-     "sqlite:///", "postgres:shop", "mysql://host/db", "jdbc:postgresql://host/db", "a\0b", "sqlite:///a%00b"],
+     "sqlite:///", "postgres:shop",
+     "mysql://host/db", "jdbc:postgresql://host/db", "a\0b", "sqlite:///a%00b"],
 )  # fmt: skip
 def test_text_that_is_no_source_is_refused(text: str) -> None:
     """What names no database file is a usage error with an example."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import apsw
 
 from pitr.errors import PreconditionFailed
-from pitr.sqlite.diff.drift import SchemaDrift, columns_by_name, drift_between
+from pitr.sqlite.diff.drift import columns_by_name, drift_between
 from pitr.sqlite.diff.lineage import Lineage, TableThen
 from pitr.sqlite.diff.row_key import PlacedTable, key_collation, shared_key
 from pitr.sqlite.diff.span import Span
@@ -17,6 +17,7 @@ from pitr.sqlite.past.definition import Affinity, parse_table
 from pitr.sqlite.past.replay import BUILTIN_COLLATIONS
 from pitr.sqlite.past.tables import PastTable, find_table, folded
 from pitr.sqlite.statement.tokens import quoted
+from pitr.vocabulary.drift import SchemaDrift
 
 ALIASES = {BEFORE: "b", AFTER: "a", LIVE: "l"}
 

@@ -8,7 +8,6 @@ not known, in at most the time given.
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -24,42 +23,18 @@ from pitr.sqlite.diff.removals import Removal, RemovalWalk, Told, typed
 from pitr.sqlite.diff.span import Span
 from pitr.sqlite.diff.states import BEFORE, LIVE, States
 from pitr.sqlite.file.page import Cell
-from pitr.sqlite.pagelog.segment import CommitKind
 from pitr.sqlite.past.schema import Schema, SchemaEntry
 from pitr.sqlite.past.tables import folded
 from pitr.sqlite.rows.rowdiff import TableSide
 from pitr.sqlite.statement.tokens import quoted
 from pitr.vocabulary.diff_row import Row
+from pitr.vocabulary.lost_by import LostBy
 from pitr.vocabulary.position import CommitNumber
 from pitr.vocabulary.row_class import RowClass
 
 SECONDS_MAX = 20.0
 _TOLD_MAX = 400_000  # of the rows that are held one by one
 _COMMANDS_MAX = 5
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LostBy:
-    """Lost rows of one table that one transaction removed.
-
-    `position` and `time_us` are None for rows of which it is not known. `kind` is that of
-    `vocabulary.change.Transaction`; `since` is the position of the state before.
-    """
-
-    position: str | None
-    time_us: int | None
-    kind: str | None
-    since: str | None
-    rows: int
-
-    def isolating_command(self, table: str) -> str | None:
-        """Return the command that makes a recovery of what this transaction alone removed."""
-        if self.position is None:
-            return None
-        name = shlex.quote(table)
-        if self.kind == CommitKind.COMMIT.name.lower():
-            return f"pitr revert {self.position} -t {name}"
-        return f"pitr restore -t {name} --at {self.since} --until {self.position}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,12 +26,12 @@ from pitr.diff.sql import SQLITE
 from pitr.errors import UsageError
 from pitr.sqlite.diff.alignment import ALIASES, AlignedTable, SharedColumn, align
 from pitr.sqlite.diff.candidates import Limits, find_candidates
-from pitr.sqlite.diff.drift import SchemaDrift
 from pitr.sqlite.diff.joining import RowsTable, balanced, rows_name
 from pitr.sqlite.diff.states import AFTER, BEFORE, LIVE, States
 from pitr.sqlite.statement.faults import sqlite_faults, sqlite_says
 from pitr.sqlite.statement.tokens import quoted
 from pitr.vocabulary.diff_row import DiffRow, Row, Value, Verdict
+from pitr.vocabulary.drift import SchemaDrift
 from pitr.vocabulary.row_class import RowClass
 
 

@@ -19,7 +19,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from enum import StrEnum
 
 import apsw
 
@@ -34,23 +33,11 @@ from pitr.sqlite.merge.writing import UNIQUE_CODES, Writer, WrittenTable, refuse
 from pitr.sqlite.past.tables import folded
 from pitr.sqlite.statement.faults import sqlite_faults, sqlite_says
 from pitr.sqlite.statement.tokens import quoted
+from pitr.vocabulary.plan import MergeStep, OnStep
 from pitr.vocabulary.row_class import Action
 
 _LOCK_PAUSE_SECONDS = 0.0005
 _COMMIT_PAUSE_SECONDS = 0.01
-
-
-class MergeStep(StrEnum):
-    """How far a merge has come; told as it goes."""
-
-    PLANNED = "planned"
-    LOCKED = "locked"
-    VALIDATED = "validated"
-    APPLIED = "applied"
-    VERIFIED = "verified"
-    RECORDED = "recorded"
-    COMMITTED = "committed"
-    NOTED = "noted"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +49,6 @@ class Applied:
 
 
 Record = Callable[[bytes, bytes, tuple[WrittenTable, ...]], None]
-OnStep = Callable[[MergeStep], None]
 
 
 def begin_locked(connection: apsw.Connection, *, enforces_keys: bool, lock_seconds: float) -> None:

@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 
 import apsw
 
-from pitr.sqlite.diff.drift import SchemaDrift
 from pitr.sqlite.diff.joining import balanced
 from pitr.sqlite.diff.row_key import PlacedTable, key_collation, shared_key
 from pitr.sqlite.merge.foreign_keys import ForeignKey, ForeignKeys
@@ -23,6 +22,7 @@ from pitr.sqlite.merge.scratch import make_fresh
 from pitr.sqlite.past.tables import PastTable, find_table, folded
 from pitr.sqlite.statement.restatement import restated
 from pitr.sqlite.statement.tokens import quoted
+from pitr.vocabulary.drift import SchemaDrift
 from pitr.vocabulary.row_class import Action, RowClass
 
 CLOSURE = "closure"

@@ -20,11 +20,11 @@ from dataclasses import dataclass
 
 import apsw
 
-from pitr.sqlite.diff.drift import SchemaDrift
 from pitr.sqlite.diff.joining import balanced
 from pitr.sqlite.past.tables import PastTable
 from pitr.sqlite.statement.tokens import quoted
 from pitr.vocabulary.diff_row import Row
+from pitr.vocabulary.drift import SchemaDrift
 from pitr.vocabulary.row_class import Action, RowClass
 
 REHEARSAL = "rehearsal"

@@ -28,16 +28,9 @@ from pitr.vocabulary.target import (
     Target,
     TimeTarget,
     TransactionAt,
+    Window,
     XidTarget,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """What can be gone back to: from the first state held to the moment proven current."""
-
-    from_us: int
-    to_us: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,6 @@ as of the newest state; where an older table lacks a column that it names, no ro
 from __future__ import annotations
 
 from contextlib import ExitStack, closing, suppress
-from dataclasses import dataclass
 from itertools import islice
 
 from pitr.errors import UsageError
@@ -25,24 +24,10 @@ from pitr.sqlite.rows.log import CommitDelta, walk
 from pitr.sqlite.rows.rowdiff import RowChange, TableSide
 from pitr.sqlite.statement.faults import sqlite_faults
 from pitr.sqlite.statement.tokens import quoted
-from pitr.vocabulary.change import Transaction
+from pitr.vocabulary.change import WhenOutcome
 
 # Rows asked at once: enough to make the single row cheap, few enough to hold in memory.
 _BATCH_ROWS = 1024
-
-
-@dataclass(frozen=True, slots=True)
-class WhenOutcome:
-    """The transaction that was looked for, a target just before it, and the row as it was then.
-
-    `row` is the inserted row when there was none before. When nothing was found `reason` says
-    what is known instead, and everything else is None.
-    """
-
-    transaction: Transaction | None
-    before: str | None
-    row: dict[str, Value] | None
-    reason: str | None
 
 
 def find_row(

@@ -11,7 +11,6 @@ import difflib
 import re
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
 from functools import cache
 
 import apsw
@@ -19,6 +18,7 @@ import apsw
 from pitr.errors import TableUnknown, UsageError
 from pitr.sqlite.statement.faults import sqlite_faults, sqlite_says
 from pitr.sqlite.statement.tokens import statement_tokens
+from pitr.vocabulary.query import QueryResult
 
 _FIRST_WORDS = ("SELECT", "VALUES", "WITH", "EXPLAIN", "PRAGMA")
 
@@ -69,14 +69,6 @@ _WRITING = frozenset({apsw.SQLITE_INSERT, apsw.SQLITE_UPDATE, apsw.SQLITE_DELETE
 # An R-Tree prepares its own writes on its shadow tables as soon as it is opened.
 _RTREE_SHADOWS = ("_node", "_parent", "_rowid")
 _NO_TABLE = re.compile(r"no such table: (?:main\.)?(.*)", re.DOTALL)
-
-
-@dataclass(frozen=True, slots=True)
-class QueryResult:
-    """The names of the columns and the rows, which are read as they are asked for."""
-
-    columns: tuple[str, ...]
-    rows: Iterator[apsw.SQLiteValues]
 
 
 class ReadingAuthorizer:

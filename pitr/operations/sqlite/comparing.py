@@ -18,7 +18,7 @@ from pitr.errors import (
     StoreUnusable,
     UsageError,
 )
-from pitr.operations.reading import Reading, open_reading
+from pitr.operations.sqlite.reading import Reading, open_reading
 from pitr.recovery.folder import Recovery, read_recovery
 from pitr.sqlite.diff.states import States, StateSources, open_states
 from pitr.sqlite.past.tables import folded

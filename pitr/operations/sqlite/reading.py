@@ -20,8 +20,9 @@ from pitr.errors import CorruptObject, SourceUnusable
 from pitr.operations.clock import now_us
 from pitr.sqlite.capture.live import is_current
 from pitr.sqlite.pagelog.history import PageArchive
-from pitr.sqlite.past.target import ResolvedCommit, Resolver, Window
+from pitr.sqlite.past.target import ResolvedCommit, Resolver
 from pitr.target_text import parse_target
+from pitr.vocabulary.target import Window
 
 
 @dataclass(frozen=True, slots=True)

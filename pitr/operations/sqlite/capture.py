@@ -1,0 +1,132 @@
+"""capture, backup, mark: what brings the live state into the archive, and names it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+from pitr.archive.archive import (
+    Mark,
+    create_or_adopt,
+    open_archive,
+    require_free_name,
+    write_mark,
+)
+from pitr.archive.lease import is_live, read_newest_lease
+from pitr.archive.location import open_store
+from pitr.archive.store import ObjectExists, Store
+from pitr.config import Settings
+from pitr.errors import PreconditionFailed
+from pitr.operations.capture import BackupOutcome
+from pitr.operations.clock import now_us
+from pitr.operations.sqlite.maintenance import maintained
+from pitr.sqlite.capture.capture import Capture
+from pitr.sqlite.capture.live import is_current
+from pitr.sqlite.capture.session import CaptureOptions
+from pitr.sqlite.pagelog.history import PageArchive
+from pitr.sqlite.pagelog.pagemap import encode_map
+from pitr.vocabulary.event import OnEvent
+from pitr.vocabulary.position import CommitNumber
+
+_POLL_SECONDS = 0.1
+
+
+def capture(settings: Settings, stop: threading.Event, on_event: OnEvent) -> None:
+    """Follow the source until `stop` is set, compacting the archive beside it.
+
+    Raises ArchiveHeld, SourceUnusable, StoreUnusable.
+    """
+    store = _open(settings)
+    with maintained(store, settings.fine_window_us, on_event):
+        _capture(settings, store, on_event).run(stop)
+
+
+def capture_once(settings: Settings, on_event: OnEvent) -> None:
+    """Archive everything committed now. Raises as `capture` does."""
+    _capture(settings, _open(settings), on_event).once()
+
+
+def _capture(settings: Settings, store: Store, on_event: OnEvent) -> Capture:
+    options = CaptureOptions(
+        poll_seconds=settings.poll_us / 1_000_000,
+        flush_seconds=settings.flush_us / 1_000_000,
+        spool_bytes_max=settings.spool_limit_bytes,
+    )
+    spool = settings.state / "spool"
+    path = settings.needed_source().path
+    return Capture(store, path, spool=spool, on_event=on_event, options=options)
+
+
+def _open(settings: Settings) -> Store:
+    """Open the archive to write to it. Raises IdentityMismatch when it is another source's."""
+    source = settings.needed_source()
+    store = open_store(settings.needed_archive())
+    open_archive(store)  # an archive is made by init only
+    create_or_adopt(store, engine=source.engine, identity={"path": source.location})
+    return store
+
+
+def backup(settings: Settings, on_event: OnEvent, *, wait_seconds: float = 60) -> BackupOutcome:
+    """Write a base of the present state: a page map, which refers to the images already stored."""
+    store, pages = _bring_up_to_now(settings, on_event, wait_seconds=wait_seconds)
+    record = pages.last_commit()
+    key, data = encode_map(pages.current_pages())
+    try:
+        store.put_new(key, data)
+    except ObjectExists:
+        data = b""
+    return BackupOutcome(str(CommitNumber(record.number)), record.time_end_us, len(data))
+
+
+def mark(settings: Settings, name: str, on_event: OnEvent, *, wait_seconds: float = 60) -> Mark:
+    """Name the present state; on return it is proven to be archived.
+
+    Raises UsageError, PreconditionFailed for a name that is bad or taken, before anything is done.
+    """
+    require_free_name(_open(settings), name)
+    store, pages = _bring_up_to_now(settings, on_event, wait_seconds=wait_seconds)
+    record = pages.last_commit()
+    return write_mark(
+        store, name, position=str(CommitNumber(record.number)), time_us=record.time_end_us
+    )
+
+
+def _bring_up_to_now(
+    settings: Settings, on_event: OnEvent, *, wait_seconds: float
+) -> tuple[Store, PageArchive]:
+    """Return the archive once it holds everything that was committed before the call.
+
+    A live capture is waited for; without one this process captures once itself.
+    """
+    store = _open(settings)
+    lease = read_newest_lease(store)
+    if lease is None or not is_live(lease, at_us=now_us()):
+        capture_once(settings, on_event)
+        return store, PageArchive(store)
+    path = settings.needed_source().path
+    began_us, deadline = now_us(), time.monotonic() + wait_seconds
+    pages = PageArchive(store)
+    while not _holds_everything(store, pages, path, began_us):
+        if time.monotonic() > deadline:
+            raise PreconditionFailed(
+                "the running capture did not archive the present state",
+                detail=f"It was waited for {wait_seconds:.0f} s. It runs as {lease.holder}.",
+                hint="Run 'pitr status' to see its lag and its last error.",
+            )
+        time.sleep(_POLL_SECONDS)
+    return store, pages
+
+
+def _holds_everything(store: Store, pages: PageArchive, path: Path, began_us: int) -> bool:
+    lease = read_newest_lease(store)
+    proven_us = lease.current_until_us if lease else 0
+    pages.refresh()  # after the lease, so that it shows what the lease proves
+    if not pages.catalog.tiles:
+        return False
+    last = pages.last_commit()
+    # Under steady writes the archive never is at the very end; a commit seen in a poll interval
+    # that began after the call proves that everything before the call came before it.
+    if max(proven_us, last.time_begin_us) >= began_us:
+        return True
+    return is_current(path, last, proven_us=proven_us)
