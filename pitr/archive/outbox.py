@@ -11,7 +11,8 @@ import random
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import xxhash
@@ -39,6 +40,7 @@ class _Parcel:
     size: int
     data: bytes | None
     path: Path | None
+    supersedes: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,16 +52,28 @@ class _Proof:
     current_until_us: int
 
 
+def _is_equal(_key: str, stored: bytes, wanted: bytes) -> bool:
+    return stored == wanted
+
+
 class Outbox:
     """The way of objects from capture into the store. `put` and `note` are for one thread."""
 
     def __init__(
-        self, store: Store, folder: Path, on_event: OnEvent, *, bytes_max: int = SPOOL_BYTES_MAX
+        self,
+        store: Store,
+        folder: Path,
+        on_event: OnEvent,
+        *,
+        bytes_max: int = SPOOL_BYTES_MAX,
+        is_same: Callable[[str, bytes, bytes], bool] = _is_equal,
     ) -> None:
         """Take over what is left in the spool below `folder`. Raises OSError.
 
         Several archives may share the folder: each has a subfolder named after its location.
+        `is_same` says of a key whether what the store holds is what we want to store.
         """
+        self._is_same = is_same
         self._store = store
         self._folder = folder / xxhash.xxh3_64_hexdigest(store.location.encode())
         self._on_event = on_event
@@ -80,15 +94,39 @@ class Outbox:
 
     # --- the side of capture -----------------------------------------------------------------
 
-    def put(self, key: str, data: bytes) -> None:
-        """Take an object. Waits for no store; raises StoreUnusable when it cannot be spooled."""
+    def put(self, key: str, data: bytes, *, supersedes: Sequence[str] = ()) -> None:
+        """Take an object. Waits for no store; raises StoreUnusable when it cannot be spooled.
+
+        Once it is stored, the objects that it `supersedes` are deleted; those that still wait are
+        not stored at all.
+        """
         with self._changed:
             self._put_count += 1
-            parcel = _Parcel(self._put_count, key, len(data), data, None)
-            if self._is_failing or self._memory_bytes() > _MEMORY_BYTES_MAX:
+            parcel = _Parcel(self._put_count, key, len(data), data, None, frozenset(supersedes))
+            useless = self._waiting(parcel.supersedes)
+            is_on_disk = any(old.path is not None for old in useless)
+            if self._is_failing or is_on_disk or self._memory_bytes() > _MEMORY_BYTES_MAX:
                 self._spool(parcel)
+            self._forget(useless, self._put_count)
             self._parcels.append(parcel)
             self._changed.notify_all()
+
+    def _waiting(self, keys: frozenset[str]) -> list[_Parcel]:
+        """Return what waits under these keys, but for the oldest of all: it may be on its way."""
+        return [old for old in self._parcels if old.key in keys and old is not self._parcels[0]]
+
+    def _forget(self, useless: list[_Parcel], ordinal: int) -> None:
+        """Drop parcels; what was proven by them is proven by the parcel `ordinal` only."""
+        for parcel in useless:
+            self._parcels.remove(parcel)
+            if parcel.path is not None:
+                durable.remove(parcel.path)
+        if useless:
+            first = useless[0].ordinal
+            self._proofs = deque(
+                replace(proof, ordinal=ordinal) if proof.ordinal >= first else proof
+                for proof in self._proofs
+            )
 
     def note(self, *, head_commit: int, current_until_us: int) -> None:
         """Say what the archive is proven to hold once everything put so far is stored."""
@@ -102,6 +140,26 @@ class Outbox:
         with self._changed:
             self._lease = lease
             self._proofs = deque([_Proof(self._stored_count, head_commit, current_until_us)])
+
+    @property
+    def stored_head(self) -> int:
+        """Return the newest `head_commit` noted of which everything is in the store; 0 for none."""
+        with self._changed:
+            return self._head_up_to(self._stored_count)
+
+    @property
+    def durable_head(self) -> int:
+        """Return the newest `head_commit` noted that a power loss now would not take back.
+
+        What waits for the store is on this machine's disk up to there.
+        """
+        with self._changed:
+            unsafe = [parcel.ordinal for parcel in self._parcels if parcel.path is None]
+            return self._head_up_to(unsafe[0] - 1 if unsafe else self._put_count)
+
+    def _head_up_to(self, ordinal: int) -> int:
+        heads = [proof.head_commit for proof in self._proofs if proof.ordinal <= ordinal]
+        return heads[-1] if heads else 0
 
     @property
     def is_durable(self) -> bool:
@@ -206,7 +264,7 @@ class Outbox:
             self._store.put_new(parcel.key, data)
         except ObjectExists:
             # An earlier attempt arrived although its answer did not.
-            if self._store.get(parcel.key) != data:
+            if not self._is_same(parcel.key, self._store.get(parcel.key), data):
                 raise CorruptObject(
                     parcel.key,
                     "It exists with other bytes than this capture wants to store.",
@@ -218,6 +276,8 @@ class Outbox:
             self._changed.notify_all()
         if parcel.path is not None:
             durable.remove(parcel.path)
+        for key in parcel.supersedes:
+            self._store.delete(key)
 
     def _renew(self) -> None:
         with self._changed:

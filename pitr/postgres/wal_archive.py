@@ -181,3 +181,14 @@ def _spans_of(infos: list[ObjectInfo], segment_bytes: int) -> Iterator[WalSpan]:
         if match[3] is not None:
             begin, end = int(match[3], 16), int(match[4], 16)
         yield WalSpan(name.begin + begin, name.begin + end, name.timeline, info.key, info.size)
+
+
+def holds_wal(store: Store, timeline: int, end: Lsn, segment_bytes: int) -> bool:
+    """Return whether the segment before an LSN is archived up to there; one small listing.
+
+    Captures store WAL in order, so what comes before that segment is archived too, gaps excepted.
+    """
+    name = SegmentName.at(timeline, end.value - 1, segment_bytes)
+    infos = list(store.list(f"wal/{timeline:08X}/{name}"))
+    ranges = WalSpans(_spans_of(infos, segment_bytes), {}).ranges(timeline)
+    return any(low.value == name.begin and end <= high for low, high in ranges)

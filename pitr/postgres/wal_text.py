@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from pitr.archive.document import newer_format
 from pitr.archive.object import ObjectReader, Section, encode_object, verify_object
+from pitr.archive.store import ObjectExists, Store
+from pitr.errors import CorruptObject
 
 KIND = b"WALT"
 VERSION = 1
@@ -35,3 +37,20 @@ def decode_text(key: str, data: bytes) -> bytes:
     if reader.version > VERSION:
         raise newer_format(key, reader.version)
     return reader.section(_TEXT)
+
+
+def put_text(store: Store, key: str, text: bytes) -> str:
+    """Store such a file, which may be there already, and return its key.
+
+    Raises CorruptObject when the archive has another one under the key; StoreUnusable.
+    """
+    try:
+        store.put_new(key, encode_text(text))
+    except ObjectExists:
+        if decode_text(key, store.get(key)) != text:
+            raise CorruptObject(
+                key,
+                "It is there with another content: two servers were promoted to one timeline.",
+                hint="Archive the right server here; give the other one an archive of its own.",
+            ) from None
+    return key

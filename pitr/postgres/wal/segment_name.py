@@ -59,6 +59,11 @@ class SegmentName:
         return SegmentName(self.timeline, self.number + 1, self.segment_bytes)
 
     @property
+    def previous(self) -> SegmentName:
+        """Return the segment before it on the same timeline; number 0 has none."""
+        return SegmentName(self.timeline, self.number - 1, self.segment_bytes)
+
+    @property
     def partial(self) -> str:
         """Return the name of the segment as a promoted server archives its unfinished last one."""
         return f"{self}{_PARTIAL}"
