@@ -10,11 +10,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-<<<<<<< HEAD
-from bench import capture, diff, history, merge, reading, restore
-=======
-from bench import capture, diff, history, reading, restore, wal_stream
->>>>>>> 0659e00 (PostgreSQL capture: WAL streamed from a slot into the archive, and wal-push)
+from bench import capture, diff, history, merge, reading, restore, wal_stream
 from bench.page import load_results, page_text, save_result
 from bench.report import Result, aims_text, figure_text, table_text
 from bench.world import SIZES, Size, alone, say
@@ -25,11 +21,8 @@ BENCHMARKS: dict[str, Callable[[Size], Result]] = {
     "reading": reading.run,
     "history": history.run,
     "diff": diff.run,
-<<<<<<< HEAD
     "merge": merge.run,
-=======
     "wal-stream": wal_stream.run,
->>>>>>> 0659e00 (PostgreSQL capture: WAL streamed from a slot into the archive, and wal-push)
 }
 
 
