@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cache, cached_property
 from pathlib import Path
 
 import pytest
@@ -83,7 +83,7 @@ class Golden:
         return found
 
 
-@lru_cache(maxsize=None)
+@cache
 def golden(version_number: int) -> Golden:
     packed = Path(GOLDEN / f"wal-{version_number}.zst").read_bytes()
     line, _, rest = zstandard.decompress(packed).partition(b"\n")
