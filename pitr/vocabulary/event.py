@@ -18,13 +18,14 @@ class Level(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One thing that happened. `done` and `total` count pages, of PROGRESS events only."""
+    """One thing that happened. `done` and `total` count `unit`s, of PROGRESS events only."""
 
     level: Level
     message: str
     detail: str | None = None
     done: int = 0
     total: int = 0
+    unit: str = "pages"
 
 
 OnEvent = Callable[[Event], None]
