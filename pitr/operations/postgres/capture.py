@@ -16,7 +16,7 @@ from pitr.operations.clock import now_us
 from pitr.postgres.capture.capture import Capture
 from pitr.postgres.capture.session import CaptureOptions
 from pitr.postgres.connection import connect
-from pitr.postgres.mark import MarkedPoint, make_point
+from pitr.postgres.mark import MarkPosition, make_point
 from pitr.postgres.wal_archive import holds_wal
 from pitr.vocabulary.event import OnEvent
 
@@ -75,7 +75,7 @@ def _wait_until_archived(
     settings: Settings,
     store: Store,
     identity: Identity,
-    point: MarkedPoint,
+    point: MarkPosition,
     on_event: OnEvent,
     wait_seconds: float,
 ) -> None:
