@@ -1,0 +1,146 @@
+"""A live database on a real server, its states of the past, and what became of its rows."""
+
+from __future__ import annotations
+
+import uuid
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from psycopg import Connection
+
+from pitr.postgres.diff.candidates import Limits
+from pitr.postgres.diff.classified import ClassifiedTable, classify, stream_rows
+from pitr.postgres.diff.states import States, comparing
+from pitr.postgres.tables.name import TableName
+from pitr.vocabulary.diff_row import DiffRow
+from tools.postgres_servers import Server
+
+# Every row of every table, each value as PostgreSQL writes it.
+Image = dict[str, Counter[tuple[str | None, ...]]]
+
+_TABLES = """
+SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'p') AND n.nspname NOT LIKE 'pg\\_%' AND n.nspname <> 'information_schema'
+AND NOT c.relispartition
+"""
+
+
+class RepairWorld:
+    """A database that lives on, with copies of it taken at moments: the sidecars."""
+
+    def __init__(self, server: Server, *statements: str) -> None:
+        self.server = server
+        self.name = f"live_{uuid.uuid4().hex[:10]}"
+        self._marks: list[str] = []
+        server.query(f"CREATE DATABASE {self.name}")
+        self.app = server.connect(self.name)
+        self.run(*statements)
+
+    def close(self) -> None:
+        """Drop the database and its copies."""
+        self.app.close()
+        for name in (*self._marks, self.name):
+            self.server.query(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+    def run(self, *statements: str) -> list[tuple[Any, ...]]:
+        """Run statements as the application; return the rows of the last."""
+        rows: list[tuple[Any, ...]] = []
+        for statement in statements:
+            cursor = self.app.execute(statement.encode())
+            rows = cursor.fetchall() if cursor.description else []
+        return rows
+
+    def mark(self) -> str:
+        """Keep the state of now as a database of its own; return its name."""
+        name = f"{self.name}_{len(self._marks)}"
+        self.app.close()  # a database is copied while nobody is connected to it
+        self.server.query(f"CREATE DATABASE {name} TEMPLATE {self.name}")
+        self._marks.append(name)
+        self.app = self.server.connect(self.name)
+        return name
+
+    @contextmanager
+    def states(
+        self,
+        before: str,
+        *tables: str,
+        after: str | None = None,
+        where: str | None = None,
+        user: str = "postgres",
+    ) -> Iterator[States]:
+        """Open the states, each by a connection of its own."""
+        with ExitStack() as stack:
+
+            def connect(name: str, role: str = "postgres") -> Connection[tuple[Any, ...]]:
+                connection = self.server.connect(name, role)
+                stack.callback(connection.close)
+                return connection
+
+            yield States(
+                before=connect(before),
+                live=connect(self.name, user),
+                tables=tuple(map(table_name, tables)),
+                after=connect(after) if after else None,
+                where=where,
+            )
+
+    def diff(self, before: str, *tables: str, limits: Limits | None = None, **how: Any) -> Diff:
+        """Compare, and return all rows."""
+        with self.states(before, *tables, **how) as states, comparing(states):
+            classified = classify(states, limits)
+            rows = [list(stream_rows(states.live, table)) for table in classified]
+        return Diff(classified, [row for some in rows for row in some])
+
+    def image(self) -> Image:
+        """Return every row of the live database."""
+        found: Image = {}
+        for schema, name in sorted(self.run(_TABLES)):
+            table = TableName(schema, name)
+            rows = self.run(f"SELECT t::text FROM {table.sql} AS t")
+            found[str(table)] = Counter(rows)
+        return found
+
+    def changed_since(self, image: Image) -> dict[str, tuple[list[str], list[str]]]:
+        """Return, of each table that changed, the rows that went and those that came.
+
+        That nothing else is listed is the proof that all other rows are what they were.
+        """
+        now = self.image()
+        found = {}
+        for name in sorted(image.keys() | now.keys()):
+            was, became = image.get(name, Counter()), now.get(name, Counter())
+            if was != became:
+                gone = sorted(str(row[0]) for row in (was - became).elements())
+                come = sorted(str(row[0]) for row in (became - was).elements())
+                found[name] = (gone, come)
+        return found
+
+
+class Diff:
+    """The tables of a diff, and all of its rows."""
+
+    def __init__(self, tables: list[ClassifiedTable], rows: list[DiffRow]) -> None:
+        self.tables = tables
+        self.rows = rows
+
+    @property
+    def classes(self) -> dict[str, list[Any]]:
+        """Return the keys of the rows of each class; one value where the key is one column."""
+        found: dict[str, list[Any]] = {}
+        for row in self.rows:
+            key = row.before if not row.key else row.key[0] if len(row.key) == 1 else row.key
+            found.setdefault(str(row.row_class), []).append(key)
+        return found
+
+    @property
+    def warnings(self) -> list[str]:
+        """Return the warnings of all tables."""
+        return [warning for table in self.tables for warning in table.warnings]
+
+
+def table_name(text: str) -> TableName:
+    """Return the name of a table; without a schema it is in public."""
+    schema, _, name = text.rpartition(".")
+    return TableName(schema or "public", name)
