@@ -26,7 +26,6 @@ class BlockerKind(StrEnum):
     CHECK_FAILED = "check_failed"
     SCHEMA_DRIFT = "schema_drift"
     TRIGGER_SUPPRESSED = "trigger_suppressed"
-    RLS_HIDDEN = "rls_hidden"
     PRIVILEGE_MISSING = "privilege_missing"
 
 

@@ -4,17 +4,31 @@ from __future__ import annotations
 
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from psycopg import Connection
 
+from pitr.errors import PitrError
+from pitr.operations.merge import MergeResult
+from pitr.operations.postgres.merge import Run, run_plan
+from pitr.operations.postgres.undo import undo_merge
+from pitr.operations.undo import UndoWish
 from pitr.postgres.diff.candidates import Limits
 from pitr.postgres.diff.classified import ClassifiedTable, classify, stream_rows
+from pitr.postgres.connection import connect
 from pitr.postgres.diff.states import States, comparing
+from pitr.postgres.merge.plan import PlanRequest, make_plan
 from pitr.postgres.tables.name import TableName
+from pitr.recovery.folder import RecoveredTable, Recovery, new_recovery
+from pitr.recovery.merges import read_merge
 from pitr.vocabulary.diff_row import DiffRow
+from pitr.vocabulary.plan import MergeOptions, OnStep, Plan
+from pitr.vocabulary.row_class import ConflictPolicy
+from pitr.vocabulary.target import ResolvedTarget
 from tools.postgres_servers import Server
 
 # Every row of every table, each value as PostgreSQL writes it.
@@ -27,11 +41,35 @@ AND NOT c.relispartition
 """
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a merge ended: with a result, or with an error; and the exit code of the command."""
+
+    code: int
+    result: MergeResult | None = None
+    error: PitrError | None = None
+
+    @property
+    def merge(self) -> str:
+        """Return the merge's id; there must be one."""
+        assert self.result is not None, (self.error, self.error and self.error.detail)
+        assert self.result.merge is not None, self.result.plan
+        return self.result.merge
+
+    @property
+    def plan(self) -> Plan:
+        """Return the plan; there must be one."""
+        assert self.result is not None, (self.error, self.error and self.error.detail)
+        return self.result.plan
+
+
 class RepairWorld:
     """A database that lives on, with copies of it taken at moments: the sidecars."""
 
-    def __init__(self, server: Server, *statements: str) -> None:
+    def __init__(self, server: Server, state: Path, *statements: str) -> None:
         self.server = server
+        self.state = state
+        self._recoveries = 0
         self.name = f"live_{uuid.uuid4().hex[:10]}"
         self._marks: list[str] = []
         server.query(f"CREATE DATABASE {self.name}")
@@ -92,6 +130,108 @@ class RepairWorld:
             classified = classify(states, limits)
             rows = [list(stream_rows(states.live, table)) for table in classified]
         return Diff(classified, [row for some in rows for row in some])
+
+    def plan(self, before: str, *tables: str, user: str = "postgres", **how: Any) -> Plan:
+        """Plan a merge."""
+        opening = {name: how.pop(name) for name in ("after", "where") if name in how}
+        with self.states(before, *tables, user=user, **opening) as states, comparing(states):
+            return make_plan(states, classify(states), self._request("r", **how)).plan
+
+    def merge(
+        self,
+        before: str,
+        *tables: str,
+        user: str = "postgres",
+        is_agreed: bool = True,
+        confirm: Callable[[Plan], None] = lambda _plan: None,
+        on_step: OnStep = lambda _step: None,
+        lock_seconds: float = 2.0,
+        limits: Limits | None = None,
+        **how: Any,
+    ) -> Outcome:
+        """Merge a recovery made now, and return how it ended."""
+        opening = {name: how.pop(name) for name in ("after", "where") if name in how}
+        recovery = self._recovery(tables)
+        run = Run(
+            state=self.state,
+            recovery=recovery,
+            undoes=None,
+            is_agreed=is_agreed,
+            saved=None,
+            lock_seconds=lock_seconds,
+            confirm=confirm,
+            on_step=on_step,
+            reconnect=lambda: connect(self.url(user)),
+            classify=lambda states: classify(states, limits),
+        )
+        try:
+            with self.states(before, *tables, user=user, **opening) as states:
+                result = run_plan(states, self._request(recovery, **how), run)
+        except PitrError as error:
+            return Outcome(error.exit_code, error=error)
+        return Outcome(1 if result.plan.blocking else 0, result)
+
+    def undo(
+        self,
+        merge: str,
+        *,
+        on_conflict: str = "abort",
+        on_step: OnStep = lambda _step: None,
+        lock_seconds: float = 2.0,
+    ) -> Outcome:
+        """Take a merge back, and return how it ended."""
+        wish = UndoWish(
+            merge_id=merge,
+            on_conflict=ConflictPolicy(on_conflict),
+            is_agreed=True,
+            lock_seconds=lock_seconds,
+        )
+        try:
+            with self.server.connect(self.name) as live:
+                result = undo_merge(
+                    self.state,
+                    read_merge(self.state, merge),
+                    wish,
+                    live,
+                    reconnect=lambda: connect(self.url()),
+                    confirm=lambda _plan: None,
+                    on_step=on_step,
+                )
+        except PitrError as error:
+            return Outcome(error.exit_code, error=error)
+        return Outcome(1 if result.plan.blocking else 0, result)
+
+    def url(self, user: str = "postgres") -> str:
+        """Return how pitr reaches the live database."""
+        return self.server.url(self.name, user)
+
+    def _request(self, recovery: str, **how: Any) -> PlanRequest:
+        how["on_conflict"] = ConflictPolicy(how.pop("on_conflict", "abort"))
+        how["set_columns"] = tuple(how.pop("set_columns", {}).items())
+        return PlanRequest(
+            recovery=recovery, source=self.url(), target="then", options=MergeOptions(**how)
+        )
+
+    def _recovery(self, tables: tuple[str, ...]) -> str:
+        """Make the folder of a recovery, as `restore` does."""
+        self._recoveries += 1
+        with new_recovery(self.state, label="test", now_us=self._recoveries * 1_000_000) as new:
+            recovery = Recovery(
+                id=new.id,
+                engine="postgres",
+                source=self.url(),
+                archive="memory",
+                created_us=self._recoveries,
+                target="test",
+                resolved=ResolvedTarget(None, "lsn:0/1", None, None),
+                sidecar="none",
+                tables=tuple(RecoveredTable(name, 0) for name in tables),
+                where=None,
+                seconds=0.0,
+                bytes_read=0,
+            )
+            new.finish(recovery)
+        return new.id
 
     def image(self) -> Image:
         """Return every row of the live database."""

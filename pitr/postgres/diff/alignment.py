@@ -184,8 +184,8 @@ def _shared_key(
     shared: Mapping[str, SharedColumn],
 ) -> tuple[SharedColumn, ...]:
     """Return the columns that name each row once in every state; none when there are none."""
-    known = {state: {frozenset(key) for key in table.keys()} for state, table in sides.items()}
-    for key in sides[BEFORE].keys():
+    known = {state: {frozenset(key) for key in table.row_keys()} for state, table in sides.items()}
+    for key in sides[BEFORE].row_keys():
         if all(name in shared for name in key) and all(
             frozenset(names[name] for name in key) in known[state]
             for state, names in others.items()

@@ -58,6 +58,7 @@ def find_candidates(states: States, table: AlignedTable, limits: Limits) -> Buck
     count = _BUCKETS_MIN
     while count < _BUCKETS_MAX and count * limits.rows_a_bucket < before.estimated_rows:
         count *= 2
+    assert states.before is not None
     connections: Mapping[str, Connection | None] = {AFTER: states.after, LIVE: states.live}
     connection = connections[other]
     assert connection is not None
@@ -70,7 +71,7 @@ def find_candidates(states: States, table: AlignedTable, limits: Limits) -> Buck
 
 
 def _sums(connection: Connection, table: AlignedTable, state: str, count: int) -> Sums:
-    row = f"(ROW({', '.join(table.taken(state))})::text) COLLATE \"C\""
+    row = f'(ROW({", ".join(table.taken(state))})::text) COLLATE "C"'
     rows = rows_of(
         connection,
         f"SELECT bucket, count(*), sum(hash)::text FROM (SELECT {_bucket(table, state, count)}"
@@ -83,5 +84,5 @@ def _sums(connection: Connection, table: AlignedTable, state: str, count: int) -
 def _bucket(table: AlignedTable, state: str, count: int) -> str:
     values = table.taken(state)
     named = values[: len(table.key)] or values
-    key = f"(ROW({', '.join(named)})::text) COLLATE \"C\""
+    key = f'(ROW({", ".join(named)})::text) COLLATE "C"'
     return f"((hashtextextended({key}, 1) & {count - 1})::int)"

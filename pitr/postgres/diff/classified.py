@@ -16,9 +16,8 @@ its carried value. The live server does the work, set by set.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import LiteralString, cast
 
 from pitr.diff.sql import POSTGRES, RowSource, class_sql
 from pitr.postgres.diff.alignment import AFTER, ALIASES, BEFORE, LIVE, AlignedTable
@@ -38,13 +37,15 @@ class ClassifiedTable:
     """One table of a recovery, and how many of its rows are of each class.
 
     `key` and `columns` are live names, `key_<n>` of `rows_table` and character n of its mask in
-    their order. `narrowed` says that checksums told which rows to look at.
+    their order. `buckets` are those that checksums told to look at, `where` the condition that
+    chose rows of before.
     """
 
     aligned: AlignedTable
     counts: dict[RowClass, int]
     warnings: tuple[str, ...]
-    narrowed: bool
+    buckets: Buckets | None = None
+    where: str | None = None
 
     @property
     def name(self) -> str:
@@ -97,6 +98,11 @@ def classify(states: States, limits: Limits | None = None) -> list[ClassifiedTab
     return found
 
 
+def classify_again(live: Connection, table: ClassifiedTable) -> ClassifiedTable:
+    """Classify the same staged rows beside live as it is now."""
+    return classify_staged(live, table.aligned, table.buckets, where=table.where)
+
+
 def classify_staged(
     live: Connection, table: AlignedTable, buckets: Buckets | None, *, where: str | None = None
 ) -> ClassifiedTable:
@@ -110,7 +116,8 @@ def classify_staged(
         aligned=table,
         counts=class_counts(live, table),
         warnings=_warnings(table, where),
-        narrowed=buckets is not None,
+        buckets=buckets,
+        where=where,
     )
 
 
@@ -242,7 +249,7 @@ def stream_rows(
     name = f"pitr_diff_{table.aligned.index}"
     with live.cursor(name) as cursor:
         cursor.itersize = _FETCHED_ROWS
-        cursor.execute(cast(LiteralString, statement))
+        cursor.execute(statement.encode())
         for row in cursor:
             yield _diff_row(table, row)
 
@@ -279,9 +286,7 @@ def _diff_row(table: ClassifiedTable, row: Row) -> DiffRow:
     width, size = len(table.columns), len(table.key)
     verdict, key = _verdict(str(row[0]), str(row[1])), row[2 : 2 + size]
     if table.keyless:
-        return DiffRow(
-            table=table.name, key=(), verdict=verdict, before=key, after=None, live=None
-        )
+        return DiffRow(table=table.name, key=(), verdict=verdict, before=key, after=None, live=None)
     images: dict[str, Row | None] = {}
     at = 2 + size
     for state in (BEFORE, AFTER, LIVE):
@@ -306,8 +311,3 @@ def _verdict(name: str, mask: str) -> Verdict:
         repair_columns=tuple(at for at, mark in enumerate(mask) if mark == "r"),
         touched_columns=tuple(at for at, mark in enumerate(mask) if mark == "t"),
     )
-
-
-def with_counts(live: Connection, table: ClassifiedTable) -> ClassifiedTable:
-    """Return the table with its rows counted again."""
-    return replace(table, counts=class_counts(live, table.aligned))

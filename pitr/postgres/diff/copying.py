@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import select
 from collections.abc import Iterable, Iterator
-from typing import LiteralString, cast
 
 import psycopg
 from psycopg import errors
@@ -88,6 +87,6 @@ def _wait(connection: Connection) -> None:
 def copy_in(connection: Connection, table: str, columns: str, pieces: Iterable[bytes]) -> None:
     """Write pieces of binary COPY into a table. Raises psycopg.Error."""
     statement = f"COPY {table} ({columns}) FROM STDIN (FORMAT BINARY)"
-    with connection.cursor().copy(cast(LiteralString, statement)) as copy:
+    with connection.cursor().copy(statement.encode()) as copy:
         for piece in pieces:
             copy.write(piece)

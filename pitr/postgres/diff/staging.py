@@ -17,6 +17,7 @@ def stage(states: States, table: AlignedTable, buckets: Buckets | None) -> None:
     A condition chooses among the rows of before; those of after are all needed, since the damage
     may have changed what the condition asks. Raises psycopg.Error.
     """
+    assert states.before is not None
     make_staged(states.live, table)
     _fill(states.before, states.live, table, BEFORE, buckets, states.where)
     if states.after is not None and AFTER in table.sides:

@@ -7,27 +7,35 @@ Each connection must be in a pinned transaction (`tables.session`) while the sta
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from pitr.errors import SourceUnusable, TableUnknown
+from pitr.errors import PrivilegeMissing, SourceUnusable, TableUnknown
 from pitr.postgres.diff.alignment import AlignedTable, align
 from pitr.postgres.tables.definition import Table
-from pitr.postgres.tables.name import TableName
+from pitr.postgres.tables.name import TableName, quoted
 from pitr.postgres.tables.reading import read_table
-from pitr.postgres.tables.session import Connection, begin, is_open, reading, run
+from pitr.postgres.tables.session import Connection, begin, is_open, reading, run, value_of
 
-_PERSISTENCE = {"u": "unlogged", "t": "temporary"}
-_KINDS = {"v": "view", "m": "materialised view", "f": "foreign table", "S": "sequence"}
+_PERSISTENCE = {"u": "an unlogged table", "t": "a temporary table"}
+_KINDS = {
+    "v": "a view",
+    "m": "a materialised view",
+    "f": "a foreign table",
+    "S": "a sequence",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class States:
-    """The open states. `tables` are names at the target; `where` is a condition over their rows."""
+    """The open states. `tables` are names at the target; `where` is a condition over their rows.
 
-    before: Connection
+    Without `before` the rows are staged from elsewhere: an undo has them in files.
+    """
+
     live: Connection
+    before: Connection | None
     tables: tuple[TableName, ...]
     after: Connection | None = None
     where: str | None = None
@@ -36,7 +44,7 @@ class States:
 @contextmanager
 def comparing(states: States) -> Iterator[None]:
     """Run the block in one snapshot of each state; the temporary tables go with it."""
-    with _sidecars(states):
+    with sidecars(states):
         begin(states.live)
         try:
             yield
@@ -46,7 +54,11 @@ def comparing(states: States) -> Iterator[None]:
 
 
 @contextmanager
-def _sidecars(states: States) -> Iterator[None]:
+def sidecars(states: States) -> Iterator[None]:
+    """Run the block in one snapshot of each state but live."""
+    if states.before is None:
+        yield
+        return
     with reading(states.before):
         if states.after is None or states.after is states.before:
             yield
@@ -61,6 +73,7 @@ def align_states(states: States) -> list[AlignedTable]:
 
 
 def _align_one(states: States, index: int, name: TableName) -> AlignedTable:
+    assert states.before is not None
     before = read_table(states.before, name)
     if before is None:
         raise TableUnknown(
@@ -68,25 +81,49 @@ def _align_one(states: States, index: int, name: TableName) -> AlignedTable:
             hint="Tables are named as schema.table; 'pitr log -t' shows when one was dropped.",
         )
     _check_kind(before)
+    check_readable(states.before, before)
     after = None
     if states.after is not None:
         after = _same_table(states.after, before)
-    return align(
-        index,
-        before,
-        after,
-        _same_table(states.live, before),
-        after_known=states.after is not None,
-    )
+        if after is not None:
+            check_readable(states.after, after)
+    live = _same_table(states.live, before)
+    if live is not None:
+        check_readable(states.live, live)
+    return align(index, before, after, live, after_known=states.after is not None)
+
+
+def check_readable(connection: Connection, table: Table) -> None:
+    """Raise PrivilegeMissing when the role would not see every row and column of a table.
+
+    Row security does not fail: it shows fewer rows, and the others would be taken for lost.
+    """
+    role = str(value_of(connection, "SELECT current_user"))
+    if table.hides_rows:
+        raise PrivilegeMissing(
+            f"row security hides rows of {table.name} from {role} (rls_hidden)",
+            detail="Rows that are hidden would look as if they were lost.",
+            hint=f"Connect as {table.owner}, the owner, or as a role with BYPASSRLS.",
+        )
+    grants = []
+    if "USAGE" not in table.privileges:
+        grants.append(f"GRANT USAGE ON SCHEMA {quoted(table.name.schema)} TO {quoted(role)}")
+    if any("SELECT" not in column.privileges for column in table.columns):
+        grants.append(f"GRANT SELECT ON {table.name.sql} TO {quoted(role)}")
+    if grants:
+        raise PrivilegeMissing(
+            f"{role} may not read {table.name}",
+            detail="Every column is read to compare the rows.",
+            hint=f"As its owner: {'; '.join(grants)};",
+        )
 
 
 def _check_kind(table: Table) -> None:
     kind = _KINDS.get(table.kind) or _PERSISTENCE.get(table.persistence)
     if kind is not None:
         raise SourceUnusable(
-            f"cannot recover {table.name}",
-            detail=f"It is {'an' if kind[0] in 'u' else 'a'} {kind}"
-            f"{'' if table.kind in _KINDS else ' table'}, and its rows are not in the WAL.",
+            f"cannot recover {table.name}: it is {kind}",
+            detail="Its rows are not in the WAL, or it has none of its own.",
         )
 
 
@@ -100,14 +137,3 @@ def _same_table(connection: Connection, before: Table) -> Table | None:
         return None
     was = [(column.number, column.type) for column in before.columns]
     return found if [(c.number, c.type) for c in found.columns] == was else None
-
-
-def choose(states: States, names: Sequence[TableName]) -> States:
-    """Return the same states of some of their tables."""
-    return States(
-        before=states.before,
-        live=states.live,
-        tables=tuple(names),
-        after=states.after,
-        where=states.where,
-    )

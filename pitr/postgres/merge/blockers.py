@@ -122,10 +122,9 @@ def _candidates(table: PlannedTable, index: UniqueIndex) -> str:
 
     The texts of the index name the columns of the table alone, and may name the table itself.
     """
-    columns = table.live.names([number for number in index.columns if number])
-    whole = 0 in index.columns or index.predicate is not None
+    columns = _columns(table, index)
     written = table.acting(Action.INSERT, Action.UPDATE)
-    if not whole:
+    if columns is not None:
         written = table.writes_columns(columns)
     values = [f'({part}) AS "pitr {at}"' for at, part in enumerate(index.parts)]
     condition = f" WHERE ({index.predicate})" if index.predicate else ""
@@ -151,7 +150,7 @@ def _taken_statement(table: PlannedTable, index: UniqueIndex) -> str:
     return (
         f"SELECT {', '.join([f'c.{NUMBER} AS n', *holders])} FROM ({_candidates(table, index)})"
         f" AS c CROSS JOIN {live.source} AS {own}"
-        f" WHERE {' AND '.join(same)} AND NOT {_is_written(table, own)}"
+        f" WHERE {' AND '.join(same)} AND NOT {_is_written(table, index, own)}"
     )
 
 
@@ -162,13 +161,24 @@ def _same(left: str, operator: str, right: str, index: UniqueIndex) -> str:
     return f"({same} OR ({left} IS NULL AND {right} IS NULL))"
 
 
-def _is_written(table: PlannedTable, live: str) -> str:
-    """Return the condition that a live row is one that the plan updates or deletes."""
-    acting = table.acting(Action.UPDATE, Action.DELETE, rows="w")
-    if table.keyless or acting == "FALSE":
+def _is_written(table: PlannedTable, index: UniqueIndex, live: str) -> str:
+    """Return the condition that a live row is one that the plan deletes, or gives other values."""
+    if table.keyless or not table.classes(Action.UPDATE, Action.DELETE):
         return "FALSE"
+    changed = table.acting(Action.UPDATE, rows="w")
+    columns = _columns(table, index)
+    if columns is not None:
+        changed = f"({changed} AND {table.changes_any(columns, rows='w')})"
     match = table.same_key("w", live)
-    return f"EXISTS (SELECT 1 FROM {table.rows} AS w WHERE {match} AND {acting})"
+    goes = table.acting(Action.DELETE, rows="w")
+    return f"EXISTS (SELECT 1 FROM {table.rows} AS w WHERE {match} AND ({goes} OR {changed}))"
+
+
+def _columns(table: PlannedTable, index: UniqueIndex) -> tuple[str, ...] | None:
+    """Return the columns on which the values of an index rest, None when it may be any."""
+    if 0 in index.columns or index.predicate is not None:
+        return None
+    return table.live.names(index.columns)
 
 
 def _twice(
@@ -185,11 +195,9 @@ def _twice(
     some = "TRUE"
     if not index.nulls_not_distinct:
         some = " AND ".join(f"{value} IS NOT NULL" for value in values)
-    # Whole rows are looked at: the other one may be written in other columns.
-    every = replace(index, columns=(*index.columns, 0))
     counted = (
         f"SELECT {NUMBER} AS n, count(*) OVER (PARTITION BY {', '.join(values)}) AS rows"
-        f" FROM ({_candidates(table, every)}) AS c WHERE {some}"
+        f" FROM ({_candidates(table, index)}) AS c WHERE {some}"
     )
     use_own_path(connection)
     found = rows_of(connection, f"SELECT n FROM ({counted}) AS t WHERE rows > 1")

@@ -45,7 +45,7 @@ def _touched(table: PlannedTable) -> str:
 
 def _digest(connection: Connection, taken: list[str], source: str, condition: str) -> str:
     """Return a digest of rows in any order: a count, and two sums of hashes of 64 bits."""
-    row = f"(ROW({', '.join(taken)})::text) COLLATE \"C\""
+    row = f'(ROW({", ".join(taken)})::text) COLLATE "C"'
     ((count, one, two),) = rows_of(
         connection,
         "SELECT count(*), sum(one)::text, sum(two)::text FROM"

@@ -40,9 +40,7 @@ class Family:
         return (table for table in self.tables if table.live.oid == oid)
 
 
-def find_orphans(
-    connection: Connection, family: Family, resolution: Resolution
-) -> list[Blocker]:
+def find_orphans(connection: Connection, family: Family, resolution: Resolution) -> list[Blocker]:
     """Leave out rows that would have no parent, and rows whose children would lose theirs."""
     found: list[Blocker] = []
     for table in family.tables:

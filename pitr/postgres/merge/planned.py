@@ -104,12 +104,15 @@ class PlannedTable:
         )
 
     def same_content(self, rows: str = "r", live: str = "l") -> str:
-        """Return the condition that a live row has the content of `r`, a row without a key."""
-        tests = [
-            f"{column.image(LIVE, live)} IS NOT DISTINCT FROM {rows}.key_{at}"
-            for at, column in enumerate(self.aligned.columns)
-        ]
-        return balanced(tests, "AND") if tests else "TRUE"
+        """Return the condition that a live row has the content of `r`, a row without a key.
+
+        The hash is there so that the server can join by it; equality of every value decides.
+        """
+        images = [column.image(LIVE, live) for column in self.aligned.columns]
+        keys = [f"{rows}.key_{at}" for at in range(len(images))]
+        tests = [f"{_hash(images)} = {_hash(keys)}"]
+        tests += [f"{a} IS NOT DISTINCT FROM {b}" for a, b in zip(images, keys, strict=True)]
+        return balanced(tests, "AND")
 
     def live_row(self, rows: str = "r", live: str = "l") -> str:
         """Return the join that finds `l` of `r`."""
@@ -228,3 +231,8 @@ class PlannedTable:
         """
         known = set(self.insert_columns)
         return [column for column in self.live.plain_columns if column.name not in known]
+
+
+def _hash(values: Sequence[str]) -> str:
+    row = f'(ROW({", ".join(values)})::text) COLLATE "C"'
+    return f"pg_catalog.hashtextextended({row}, 0)"

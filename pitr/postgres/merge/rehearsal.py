@@ -34,9 +34,7 @@ class _Refusal:
     detail: str
 
 
-def rehearse(
-    connection: Connection, table: PlannedTable, resolution: Resolution
-) -> list[Blocker]:
+def rehearse(connection: Connection, table: PlannedTable, resolution: Resolution) -> list[Blocker]:
     """Fill the table of `x`; leave out, and return, the rows that PostgreSQL does not take."""
     name = table.become.partition(".")[2]
     like = f"LIKE {table.live.name.sql} INCLUDING CONSTRAINTS INCLUDING GENERATED"
@@ -70,9 +68,7 @@ def _write(
     connection: Connection, table: PlannedTable, statement: str, condition: str
 ) -> list[_Refusal]:
     """Write rows, and look for those that are refused by halving."""
-    numbers = rows_of(
-        connection, f"SELECT min(n), max(n) FROM {table.rows} AS r WHERE {condition}"
-    )
+    numbers = rows_of(connection, f"SELECT min(n), max(n) FROM {table.rows} AS r WHERE {condition}")
     low, high = numbers[0]
     if low is None:
         return []
@@ -121,9 +117,9 @@ def _insertion(table: PlannedTable) -> str:
     names, taken = [NUMBER], ["r.n"]
     aligned = table.aligned
     if table.keyless:
-        for at, column in enumerate(aligned.columns):
-            names.append(quoted(column.name))
-            taken.append(_typed(column.own, f"r.key_{at}"))
+        for at, shared in enumerate(aligned.columns):
+            names.append(quoted(shared.name))
+            taken.append(_typed(shared.own, f"r.key_{at}"))
         joined = ""
     else:
         for name, value in _restored(table):

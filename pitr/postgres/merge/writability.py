@@ -1,8 +1,4 @@
-"""What the live table itself holds against being written: found from the catalog alone.
-
-Rights come first: a role that may not read a table sees nothing of it, and one to which row
-security shows a part would take the other rows for lost.
-"""
+"""What the live table itself holds against being written: found from the catalog alone."""
 
 from __future__ import annotations
 
@@ -28,33 +24,20 @@ class Judgement:
 
 
 def rights_missing(connection: Connection, table: PlannedTable) -> list[Blocker]:
-    """Return the blockers of rights that the role lacks, with the GRANTs to be made."""
+    """Return the blocker of rights to write that the role lacks, with the GRANTs to be made."""
     if table.is_missing:
         return []
-    live, role = table.live, str(value_of(connection, "SELECT current_user"))
-    found = []
-    if live.hides_rows:
-        found.append(
-            table.blocker(
-                BlockerKind.RLS_HIDDEN,
-                f"row security would hide rows from {role}: use the owner {live.owner}, or a role"
-                " with BYPASSRLS",
-                Resolution.BLOCKS,
-            )
-        )
+    role = str(value_of(connection, "SELECT current_user"))
     grants = [*_grants(table, role), *_sequence_grants(table, role)]
-    if grants:
-        found.append(
-            table.blocker(BlockerKind.PRIVILEGE_MISSING, "; ".join(grants), Resolution.BLOCKS)
-        )
-    return found
+    if not grants:
+        return []
+    detail = "; ".join(grants)
+    return [table.blocker(BlockerKind.PRIVILEGE_MISSING, detail, Resolution.BLOCKS)]
 
 
 def _grants(table: PlannedTable, role: str) -> Iterator[str]:
     live = table.live
-    if "USAGE" not in live.privileges:
-        yield f"GRANT USAGE ON SCHEMA {quoted(live.name.schema)} TO {quoted(role)}"
-    needed = {"SELECT": [column.name for column in live.columns]}
+    needed: dict[str, list[str]] = {}
     if table.classes(Action.INSERT):
         needed["INSERT"] = list(table.insert_columns)
     if table.classes(Action.UPDATE):
@@ -75,9 +58,7 @@ def _sequence_grants(table: PlannedTable, role: str) -> Iterator[str]:
     if not table.classes(Action.INSERT):
         return
     for sequence in table.live.sequences:
-        if sequence.column in table.insert_columns and not (
-            sequence.may_set and sequence.may_read
-        ):
+        if sequence.column in table.insert_columns and not (sequence.may_set and sequence.may_read):
             yield f"GRANT SELECT, UPDATE ON SEQUENCE {sequence.name.sql} TO {quoted(role)}"
 
 

@@ -219,7 +219,7 @@ class Table:
         known = {column.number: column.name for column in self.columns}
         return tuple(known[number] for number in numbers)
 
-    def keys(self) -> list[tuple[str, ...]]:
+    def row_keys(self) -> list[tuple[str, ...]]:
         """Return each set of columns that names a row once, the primary key first."""
         never_null = {column.number for column in self.columns if column.not_null}
         found = [

@@ -10,12 +10,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from importlib.resources import files
-from typing import Any, LiteralString, cast
+from typing import Any
 
 import psycopg
 from psycopg.pq import TransactionStatus
 
-Connection = psycopg.Connection[tuple[Any, ...]]
+from pitr.postgres.connection import Connection as Connection
+
 Values = dict[str, Any] | tuple[Any, ...] | list[Any] | None
 
 # What the text of a value, or which rows are seen, depends on.
@@ -38,7 +39,7 @@ _OWN = ("search_path", "DateStyle", "IntervalStyle", "TimeZone", "lc_monetary", 
 
 def run(connection: Connection, statement: str, values: Values = None) -> psycopg.Cursor[Any]:
     """Run one statement. It is text made by this package; values of users go in `values`."""
-    return connection.execute(cast(LiteralString, statement), values)
+    return connection.execute(statement.encode(), values)
 
 
 def rows_of(connection: Connection, statement: str, values: Values = None) -> list[Any]:
