@@ -1,7 +1,8 @@
 """What a repair has to make of rows: a model that knows nothing of classes, plans or SQL.
 
-It sees rows as the application does, before (B), after (D) and live (C) of the damage, each value as
-the text that the database writes of it, and says row by row and column by column what comes of them.
+It sees rows as the application does, before (B), after (D) and live (C) of the damage, each value
+as the text that the database writes of it, and says row by row and column by column what comes of
+them.
 """
 
 from __future__ import annotations

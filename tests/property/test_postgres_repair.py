@@ -214,7 +214,9 @@ class Repair:
         before = self.images()
         self.world.run("BEGIN")
         try:
-            self.world.run(self.repair_statement(table, now, wanted), "SET CONSTRAINTS ALL IMMEDIATE")
+            self.world.run(
+                self.repair_statement(table, now, wanted), "SET CONSTRAINTS ALL IMMEDIATE"
+            )
             after = self.images()
             expected = dict(before)
             own = before[table.name].copy()

@@ -128,12 +128,14 @@ def _check_kind(table: Table) -> None:
 
 
 def _same_table(connection: Connection, before: Table) -> Table | None:
-    """Return the table in another state: by its name, or renamed, which keeps OID and columns."""
+    """Return the table in another state: by its name, or renamed, which keeps OID and numbers."""
     found = read_table(connection, before.name)
     if found is not None:
         return found if found.kind in ("r", "p") else None
     found = read_table(connection, oid=before.oid)
     if found is None or found.kind not in ("r", "p"):
         return None
-    was = [(column.number, column.type) for column in before.columns]
-    return found if [(c.number, c.type) for c in found.columns] == was else None
+    types = {column.number: column.type for column in before.columns}
+    shared = [column for column in found.columns if column.number in types]
+    is_same = all(types[column.number] == column.type for column in shared)
+    return found if shared and is_same else None

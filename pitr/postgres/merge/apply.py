@@ -33,6 +33,7 @@ from pitr.postgres.merge.images import Images
 from pitr.postgres.merge.plan import PlanRequest, PreparedPlan, make_plan
 from pitr.postgres.merge.planned import PlannedTable
 from pitr.postgres.merge.verification import verify_written
+from pitr.postgres.merge.writability import check_rights
 from pitr.postgres.merge.writing import WrittenTable, refused, write_all
 from pitr.postgres.tables.session import (
     Connection,
@@ -234,6 +235,7 @@ def _lock(
     Raises _Again when they were others by then.
     """
     tables = [PlannedTable(classified=t, actions=actions_of(request.options)) for t in classified]
+    check_rights(states.live, tables)
     locked = [_lock_rows(states.live, table) for table in sorted(tables, key=lambda t: t.name)]
     if not any(locked):
         return classified

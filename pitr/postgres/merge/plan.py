@@ -18,7 +18,7 @@ from pitr.postgres.merge.blockers import combined, conflict, taken_values
 from pitr.postgres.merge.digests import live_digest, planned_digest
 from pitr.postgres.merge.parents import Family, find_orphans
 from pitr.postgres.merge.planned import PlannedTable
-from pitr.postgres.merge.rehearsal import altered_values, rehearse
+from pitr.postgres.merge.rehearsal import altered_values, rehearse, without_partition
 from pitr.postgres.merge.script import script_of
 from pitr.postgres.merge.writability import checked_values, judge_table, rights_missing
 from pitr.postgres.tables.definition import Table
@@ -99,6 +99,7 @@ class _Planner:
             return
         self._blockers += rehearse(self._live, table, self._row_resolution)
         self._blockers += altered_values(self._live, table, self._row_resolution)
+        self._blockers += without_partition(self._live, table, self._row_resolution)
         if table.classes():
             self._warnings += [
                 f"{table.name}: the materialised view {name} stays as it is until it is refreshed"

@@ -14,6 +14,7 @@ import psycopg
 from psycopg import errors
 
 from pitr.postgres.diff.alignment import BEFORE, SharedColumn
+from pitr.postgres.diff.classified import balanced
 from pitr.postgres.merge.planned import NUMBER, PlannedTable
 from pitr.postgres.tables.definition import Column
 from pitr.postgres.tables.name import quoted
@@ -41,7 +42,7 @@ def rehearse(connection: Connection, table: PlannedTable, resolution: Resolution
     run(connection, f"DROP TABLE IF EXISTS {table.become}")
     run(connection, f"CREATE TEMP TABLE {name} ({like}, {NUMBER} bigint) ON COMMIT DROP")
     for column in table.added():
-        if column.not_null and _default(column) is None and column.default is not None:
+        if column.not_null and _default(column) is None:  # one without a value is told as drift
             run(
                 connection,
                 f"ALTER TABLE {table.become} ALTER {quoted(column.name)} DROP NOT NULL",
@@ -201,6 +202,34 @@ def _blockers(
         chosen = ", ".join(map(str, numbers))
         blockers += table.refuse(connection, kind, detail, resolution, chosen)
     return blockers
+
+
+def without_partition(
+    connection: Connection, table: PlannedTable, resolution: Resolution
+) -> list[Blocker]:
+    """Leave out rows that no partition of today takes: one may have been dropped or detached."""
+    if table.live.kind != "p" or not table.classes(Action.INSERT, Action.UPDATE):
+        return []
+    rows = rows_of(
+        connection,
+        "SELECT pg_get_partition_constraintdef(relid) FROM pg_partition_tree(%s::bigint::oid)"
+        " WHERE isleaf",
+        (table.live.oid,),
+    )
+    # A partition without a condition of its own takes every row.
+    takes = [f"({condition}) IS TRUE" if condition else "TRUE" for (condition,) in rows]
+    use_own_path(connection)
+    found = rows_of(
+        connection,
+        f"SELECT {NUMBER} FROM {table.become} AS {quoted(table.live.name.name)}"
+        f" WHERE NOT ({balanced(takes, 'OR') if takes else 'FALSE'})",
+    )
+    pin(connection)
+    if not found:
+        return []
+    chosen = ", ".join(str(number) for (number,) in found)
+    detail = "there is no partition that takes the row; it may have been dropped or detached"
+    return table.refuse(connection, BlockerKind.CHECK_FAILED, detail, resolution, chosen)
 
 
 def altered_values(

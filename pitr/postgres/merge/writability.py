@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from pitr.errors import UsageError
+from pitr.errors import PrivilegeMissing, UsageError
 from pitr.postgres.merge.planned import PlannedTable
 from pitr.postgres.tables.name import quoted
 from pitr.postgres.tables.session import Connection, value_of
@@ -33,6 +33,19 @@ def rights_missing(connection: Connection, table: PlannedTable) -> list[Blocker]
         return []
     detail = "; ".join(grants)
     return [table.blocker(BlockerKind.PRIVILEGE_MISSING, detail, Resolution.BLOCKS)]
+
+
+def check_rights(connection: Connection, tables: Sequence[PlannedTable]) -> None:
+    """Raise PrivilegeMissing, with the GRANTs to be made, when the role may not write the plan."""
+    found = [blocker for table in tables for blocker in rights_missing(connection, table)]
+    if found:
+        names = ", ".join(blocker.table for blocker in found)
+        grants = "; ".join(blocker.detail for blocker in found)
+        raise PrivilegeMissing(
+            f"the role may not write {names}; nothing was changed",
+            detail="The merge needs rights that the role does not have.",
+            hint=f"As its owner: {grants};",
+        )
 
 
 def _grants(table: PlannedTable, role: str) -> Iterator[str]:
