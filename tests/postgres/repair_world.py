@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psycopg
 from psycopg import Connection
+from psycopg.conninfo import make_conninfo
 
 from pitr.errors import PitrError
 from pitr.operations.merge import MergeResult
@@ -107,12 +109,16 @@ class RepairWorld:
         after: str | None = None,
         where: str | None = None,
         user: str = "postgres",
+        host: str | None = None,
     ) -> Iterator[States]:
         """Open the states, each by a connection of its own."""
         with ExitStack() as stack:
 
             def connect(name: str, role: str = "postgres") -> Connection[tuple[Any, ...]]:
-                connection = self.server.connect(name, role)
+                more = {"host": host} if host and name == self.name else {}
+                connection = psycopg.connect(
+                    make_conninfo(self.server.conninfo(name, role), **more), autocommit=True
+                )
                 stack.callback(connection.close)
                 return connection
 
@@ -150,7 +156,7 @@ class RepairWorld:
         **how: Any,
     ) -> Outcome:
         """Merge a recovery made now, and return how it ended."""
-        opening = {name: how.pop(name) for name in ("after", "where") if name in how}
+        opening = {name: how.pop(name) for name in ("after", "where", "host") if name in how}
         recovery = self._recovery(tables)
         run = Run(
             state=self.state,

@@ -33,7 +33,7 @@ from tests.property.repair_model import (
 from tools.postgres_servers import Server
 
 SECONDS = 40.0
-SEEDS = 40
+SEEDS = 15
 _VALUES = {
     "text": ("NULL", "'a'", "'A'", "''", "'a '", "E'x\\ny'"),
     "float8": ("NULL", "0", "'-0'", "'NaN'", "0.1", "1e300"),

@@ -11,7 +11,7 @@ under pinned settings. Keys match by the `=` of the live type, under the live co
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pitr.postgres.diff.drift import SchemaDrift, drift_between, same_columns
@@ -63,7 +63,10 @@ class SharedColumn:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AlignedTable:
-    """One table in the states that have it. `key` is empty for rows known by content alone."""
+    """One table in the states that have it. `key` is empty for rows known by content alone.
+
+    `columns` are compared; where only some of them count, `judged` has their places.
+    """
 
     index: int
     sides: Mapping[str, Table]
@@ -71,6 +74,7 @@ class AlignedTable:
     key: tuple[SharedColumn, ...]
     columns: tuple[SharedColumn, ...]
     drift: SchemaDrift
+    judged: frozenset[int] | None = None
 
     @property
     def before(self) -> Table:
@@ -146,9 +150,15 @@ class AlignedTable:
 
 
 def align(
-    index: int, before: Table, after: Table | None, live: Table | None, *, after_known: bool
+    index: int,
+    before: Table,
+    after: Table | None,
+    live: Table | None,
+    *,
+    after_known: bool,
+    chosen: Sequence[str] | None = None,
 ) -> AlignedTable:
-    """Put the states of one table side by side."""
+    """Put the states of one table side by side; `chosen` are the columns that count, if not all."""
     sides = {BEFORE: before}
     if after is not None:
         sides[AFTER] = after
@@ -175,7 +185,21 @@ def align(
         key=key,
         columns=compared,
         drift=drift_between(before, live, names),
+        judged=_judged(chosen, key, compared),
     )
+
+
+def _judged(
+    chosen: Sequence[str] | None, key: Sequence[SharedColumn], columns: Sequence[SharedColumn]
+) -> frozenset[int] | None:
+    """Return the places of the columns that count: those chosen, named as before, and the key.
+
+    Without a key a row is its content: then all of them do.
+    """
+    if chosen is None or not key:
+        return None
+    names = {*chosen, *(one.sides[BEFORE].name for one in key)}
+    return frozenset(at for at, one in enumerate(columns) if one.sides[BEFORE].name in names)
 
 
 def _shared_key(

@@ -157,6 +157,7 @@ def _by_key(table: AlignedTable, where: str | None) -> str:
         after=sources[AFTER] if table.after_known else None,
         live=sources[LIVE],
         dialect=POSTGRES,
+        judged=None if table.judged is None else {f"c{at}" for at in table.judged},
     )
     masks = [
         f"CASE WHEN {repair} THEN 'r' WHEN {touched} THEN 't' ELSE '.' END"

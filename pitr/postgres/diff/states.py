@@ -7,9 +7,9 @@ Each connection must be in a pinned transaction (`tables.session`) while the sta
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pitr.errors import PrivilegeMissing, SourceUnusable, TableUnknown
 from pitr.postgres.diff.alignment import AlignedTable, align
@@ -31,6 +31,8 @@ _KINDS = {
 class States:
     """The open states. `tables` are names at the target; `where` is a condition over their rows.
 
+    `columns` has, by table, those that alone are to be compared and set back.
+
     Without `before` the rows are staged from elsewhere: an undo has them in files.
     """
 
@@ -39,6 +41,7 @@ class States:
     tables: tuple[TableName, ...]
     after: Connection | None = None
     where: str | None = None
+    columns: Mapping[TableName, Sequence[str]] = field(default_factory=dict)
 
 
 @contextmanager
@@ -90,7 +93,14 @@ def _align_one(states: States, index: int, name: TableName) -> AlignedTable:
     live = _same_table(states.live, before)
     if live is not None:
         check_readable(states.live, live)
-    return align(index, before, after, live, after_known=states.after is not None)
+    return align(
+        index,
+        before,
+        after,
+        live,
+        after_known=states.after is not None,
+        chosen=states.columns.get(name),
+    )
 
 
 def check_readable(connection: Connection, table: Table) -> None:
