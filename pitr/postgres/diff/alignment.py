@@ -14,9 +14,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pitr.postgres.diff.drift import SchemaDrift, drift_between, same_columns
+from pitr.postgres.diff.drift import drift_between, same_columns
 from pitr.postgres.tables.definition import Column, Table
 from pitr.postgres.tables.name import quoted
+from pitr.vocabulary.drift import SchemaDrift
 
 BEFORE, AFTER, LIVE = "before", "after", "live"
 ALIASES = {BEFORE: "b", AFTER: "a", LIVE: "l"}

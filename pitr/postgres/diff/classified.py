@@ -22,11 +22,11 @@ from functools import lru_cache
 from pitr.diff.sql import POSTGRES, RowSource, class_sql
 from pitr.postgres.diff.alignment import AFTER, ALIASES, BEFORE, LIVE, AlignedTable
 from pitr.postgres.diff.candidates import Buckets, Limits, find_candidates
-from pitr.postgres.diff.drift import SchemaDrift
 from pitr.postgres.diff.staging import stage
 from pitr.postgres.diff.states import States, align_states
 from pitr.postgres.tables.session import Connection, rows_of, run
 from pitr.vocabulary.diff_row import DiffRow, Row, Verdict
+from pitr.vocabulary.drift import SchemaDrift
 from pitr.vocabulary.row_class import RowClass
 
 _FETCHED_ROWS = 500

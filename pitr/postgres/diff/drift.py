@@ -7,53 +7,9 @@ says which column is which; of a table that was made anew only the names do.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from pitr.postgres.tables.definition import Column, Table
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SchemaDrift:
-    """How the live table differs from what it was at the target; columns by their names.
-
-    `renamed` has (name before, live name), `type_changed` (live name, type before, live type).
-    `missing`: there is no live table. `recreated`: it was dropped and made anew.
-    """
-
-    added: tuple[str, ...] = ()
-    dropped: tuple[str, ...] = ()
-    renamed: tuple[tuple[str, str], ...] = ()
-    type_changed: tuple[tuple[str, str, str], ...] = ()
-    incomparable: tuple[str, ...] = ()
-    renamed_table: bool = False
-    missing: bool = False
-    recreated: bool = False
-
-    @property
-    def is_none(self) -> bool:
-        """Return whether the table is as it was."""
-        return self == SchemaDrift()
-
-    def sentences(self, table: str) -> tuple[str, ...]:
-        """Return what there is to say about it, for people."""
-        said = []
-        if self.missing:
-            said.append("the live database has no such table")
-        if self.renamed_table:
-            said.append("the live table has another name now")
-        if self.recreated:
-            said.append("the table was dropped and made anew since")
-        if self.added:
-            said.append(f"added since: {', '.join(self.added)}")
-        if self.dropped:
-            said.append(f"gone since, not compared: {', '.join(self.dropped)}")
-        said += [f"{old} is called {new} now" for old, new in self.renamed]
-        said += [
-            f"the type of {name} was {old} and is {new}" for name, old, new in self.type_changed
-        ]
-        if self.incomparable:
-            said.append(f"not compared: {', '.join(self.incomparable)}")
-        return tuple(f"{table}: {sentence}" for sentence in said)
+from pitr.vocabulary.drift import SchemaDrift
 
 
 def same_columns(before: Table, other: Table) -> dict[str, str]:

@@ -22,12 +22,12 @@ from pitr.durable import publish_new, temporary_beside, write_new
 from pitr.errors import Corrupt, PlanStale
 from pitr.postgres.diff.alignment import AFTER, BEFORE, LIVE, AlignedTable, SharedColumn
 from pitr.postgres.diff.copying import copy_out
-from pitr.postgres.diff.drift import SchemaDrift
 from pitr.postgres.merge.planned import PlannedTable
 from pitr.postgres.tables.definition import Table
 from pitr.postgres.tables.name import TableName
 from pitr.postgres.tables.reading import read_table
 from pitr.postgres.tables.session import Connection
+from pitr.vocabulary.drift import SchemaDrift
 from pitr.vocabulary.row_class import Action
 
 _ROWS = "rows.json"
