@@ -48,9 +48,13 @@ _DEFAULTS = {
     "fine_window": "7d",
     "sidecar_user": "postgres",
 }
-# What one engine has a use for and the other has not; `database` and `pg_bindir` have no default,
+# What one engine has a use for and the other has not; `database`, `pg_bindir` and
+# `sidecar_folder` have no default,
 # and that of `slot` follows from the source's name.
-_OF_ENGINE = {SQLITE: ("poll",), POSTGRES: ("slot", "database", "pg_bindir", "sidecar_user")}
+_OF_ENGINE = {
+    SQLITE: ("poll",),
+    POSTGRES: ("slot", "database", "pg_bindir", "sidecar_user", "sidecar_folder"),
+}
 _VALUES = (*_OF_ENGINE[SQLITE], "flush", "spool_limit", "fine_window", *_OF_ENGINE[POSTGRES])
 # The source is what NAME stands for, so it has no flag and no variable: name another source.
 _KEYS = ("source", "engine", "archive", *_VALUES, "state")
@@ -78,9 +82,10 @@ class Settings:
 
     `name` and `source` are None when only an archive was named: reading the past needs no more.
     The archive need not belong to the source until their identities have been compared. The last
-    four are PostgreSQL's: the replication slot that keeps WAL until it is archived, the database
+    five are PostgreSQL's: the replication slot that keeps WAL until it is archived, the database
     that table names are looked up in (None: the one that the source leads to), the folder with the
-    server's programs (None: looked for), and the user that a sidecar runs as when we are root.
+    server's programs (None: looked for), the user that a sidecar runs as when we are root, and the
+    folder for sidecars (None: the state folder, for root one that this user can walk to).
     """
 
     config: Path | None
@@ -96,6 +101,7 @@ class Settings:
     database: str | None
     pg_bindir: Path | None
     sidecar_user: str
+    sidecar_folder: Path | None
     shown: tuple[Setting, ...]
 
     @property
@@ -178,6 +184,7 @@ class Config:
             database=values.get("database"),
             pg_bindir=Path(values["pg_bindir"]) if "pg_bindir" in values else None,
             sidecar_user=values["sidecar_user"],
+            sidecar_folder=Path(values["sidecar_folder"]) if "sidecar_folder" in values else None,
             shown=tuple(setting for setting in shown if setting is not None),
         )
 
@@ -277,7 +284,7 @@ def _normal(key: str, text: str, folder: Path) -> str:
         return parse_source(text, folder=folder).location
     if key == "archive":
         return parse_archive(text, folder=folder)
-    return absolute(text, folder) if key in ("state", "pg_bindir") else text
+    return absolute(text, folder) if key in ("state", "pg_bindir", "sidecar_folder") else text
 
 
 def _foreign_keys(engine: str | None) -> tuple[str, ...]:

@@ -90,6 +90,10 @@ class IdentityMismatch(PreconditionFailed):
     """Report an archive that holds another source than the one named."""
 
 
+class SidecarFailed(PreconditionFailed):
+    """Report a private server on recovered files that did not recover or start; quotes its log."""
+
+
 class StoreUnusable(PreconditionFailed):
     """Report a store that cannot be reached or that lacks what an archive rests on."""
 

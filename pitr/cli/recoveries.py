@@ -19,6 +19,7 @@ from pitr.cli.render import (
     time_header,
 )
 from pitr.cli.settled import report_settled
+from pitr.operations.psql import psql
 from pitr.operations.recoveries import all_merges, all_recoveries, drop
 from pitr.operations.sql import query_sidecar
 from pitr.recovery.folder import Recovery
@@ -111,6 +112,29 @@ def recoveries_sql(
     settings = settings_of(config, source, archive)
     with query_sidecar(settings, recovery_id, words[-1]) as result:
         emit_rows(result.columns, result.rows, as_json=as_json)
+
+
+@recoveries.command("psql", context_settings={"ignore_unknown_options": True})
+@click.argument("recovery_id", metavar="[ID]", required=False)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- ARGS]")
+@source_options
+@click.pass_context
+def recoveries_psql(
+    ctx: click.Context,
+    recovery_id: str | None,
+    arguments: tuple[str, ...],
+    config: str | None,
+    source: str | None,
+    archive: str | None,
+) -> None:
+    """Start the sidecar of a PostgreSQL source for as long as psql runs.
+
+    The newest recovery is meant without an ID. What follows '--' goes to psql. The sidecar can be
+    written to; nothing of it reaches the source.
+    """
+    if recovery_id is not None and recovery_id.startswith("-"):
+        arguments, recovery_id = (recovery_id, *arguments), None
+    ctx.exit(psql(settings_of(config, source, archive), recovery_id, arguments))
 
 
 @recoveries.command("drop")

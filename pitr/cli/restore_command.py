@@ -39,9 +39,23 @@ from pitr.operations.restore import restore as restore_tables
 @click.option(
     "--with-parents",
     is_flag=True,
-    help="A merge of it also brings back missing rows that foreign keys name, out of the archive.",
+    help="A merge of it also brings back missing rows that foreign keys name, out of the archive. "
+    "PostgreSQL: their tables come along.",
 )
 @click.option("--yes", is_flag=True, help="With --merge: write without asking.")
+@click.option("--database", metavar="NAME", help="PostgreSQL: the database of the tables.")
+@click.option(
+    "--from-backup",
+    metavar="DIR",
+    type=click.Path(exists=True, path_type=Path),
+    help="PostgreSQL: recover from what pg_basebackup wrote, a folder or tar files.",
+)
+@click.option(
+    "--from-wal",
+    metavar="DIR",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="With --from-backup: the folder of WAL segments, plain, .gz or .zst.",
+)
 @source_options
 @json_option
 def restore(
@@ -51,6 +65,9 @@ def restore(
     where: str | None,
     columns: tuple[str, ...],
     to: str | None,
+    database: str | None,
+    from_backup: Path | None,
+    from_wal: Path | None,
     config: str | None,
     source: str | None,
     archive: str | None,
@@ -63,12 +80,18 @@ def restore(
 ) -> None:
     """Bring tables back as they were, into a sidecar.
 
-    The sidecar is a SQLite file beside the live database. Only the pages of the chosen tables
-    are read from the archive. The live database is read for the comparison, and not written
-    without --merge. With --until, damage can be told from later work.
+    The sidecar stands beside the live database. Of SQLite it is a file, of PostgreSQL a server of
+    its own that is stopped again: 'pitr recoveries psql' starts it. Only what the chosen tables
+    need is read. The live database is not written without --merge. With --until, damage can be
+    told from later work.
     """
     if not tables:
         raise UsageError("restore needs a table", hint="Name one with '-t TABLE'.")
+    if (from_backup is None) != (from_wal is None):
+        raise UsageError(
+            "--from-backup and --from-wal belong together",
+            hint="Name both: the base backup, and the folder with the WAL since.",
+        )
     if yes and not merge:
         raise UsageError("--yes belongs to --merge", hint="Add --merge, or run 'pitr merge'.")
     if merge:
@@ -82,6 +105,9 @@ def restore(
         with_parents=with_parents,
         destination=None if to is None else destination(to),
         compare=not no_compare,
+        database=database,
+        backup=from_backup,
+        wal=from_wal,
     )
     settings = settings_of(config, source, archive)
     outcome = restore_tables(settings, request, on_target=echo_target)

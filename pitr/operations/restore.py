@@ -9,6 +9,7 @@ from pathlib import Path
 from pitr.config import Settings
 from pitr.operations.engine import engine_of_archive, wired
 from pitr.recovery.folder import Recovery
+from pitr.source_text import POSTGRES
 from pitr.vocabulary.target import ResolvedTarget
 
 
@@ -43,7 +44,9 @@ class RestoreRequest:
 
     `until` is the moment just after the damage. `columns`, as `COLUMN` or `TABLE.COLUMN`, are those
     that alone are to be compared and set back; all of them when it is empty. `with_parents` is for
-    the merges of the recovery.
+    the merges of the recovery (PostgreSQL: the tables come along). The rest is PostgreSQL's:
+    `database` is where table names are looked up; `backup` and `wal` are a base backup and a folder
+    of WAL to recover from, instead of an archive.
     """
 
     tables: Sequence[str]
@@ -54,6 +57,9 @@ class RestoreRequest:
     with_parents: bool = False
     destination: Path | None = None
     compare: bool = True
+    database: str | None = None
+    backup: Path | None = None
+    wal: Path | None = None
 
 
 def restore(
@@ -64,4 +70,5 @@ def restore(
     Raises what resolving a target, reading the archive and writing the sidecar raise; then
     there is no recovery and no sidecar.
     """
-    return wired(restore, engine_of_archive(settings))(settings, request, on_target=on_target)
+    engine = POSTGRES if request.backup is not None else engine_of_archive(settings)
+    return wired(restore, engine)(settings, request, on_target=on_target)

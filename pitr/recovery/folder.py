@@ -2,6 +2,7 @@
 
     STATE/recoveries/2026-11-22-140259-orders/
         maker            held with flock by the process that makes the recovery, then removed
+        elsewhere        folders outside that belong to the recovery and go with it, one a line
         recovery.json    what the recovery is; written last
         ...              the sidecar and whatever belongs to it
 
@@ -30,6 +31,7 @@ from pitr.vocabulary.target import ResolvedTarget
 SCHEMA = 1
 _ABOUT = "recovery.json"
 _MAKER = "maker"
+_ELSEWHERE = "elsewhere"
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 
 
@@ -82,6 +84,16 @@ class NewRecovery:
     id: str
     folder: Path
 
+    def claim(self, folder: Path) -> None:
+        """Let a folder outside go away with this recovery; call it before making the folder.
+
+        Its name is the id, so that no other folder can be meant. Raises OSError.
+        """
+        if folder.name != self.id or not folder.is_absolute():
+            raise ValueError(f"{folder} is no folder of the recovery {self.id}")
+        with (self.folder / _ELSEWHERE).open("a") as file:
+            file.write(f"{folder}\n")
+
     def finish(self, recovery: Recovery) -> None:
         """Write recovery.json; from now on this is a recovery. Durable on return."""
         if recovery.id != self.id:
@@ -111,7 +123,7 @@ def new_recovery(state: Path, *, label: str, now_us: int) -> Iterator[NewRecover
         if (new.folder / _ABOUT).exists():
             (new.folder / _MAKER).unlink(missing_ok=True)
         else:
-            shutil.rmtree(new.folder, ignore_errors=True)
+            _remove(new.folder)
         os.close(maker)
 
 
@@ -176,11 +188,27 @@ def sweep(state: Path) -> list[str]:
             continue
         # Another maker may take the folder over in the moment its lock file is gone: then the
         # folder does not go away, and that is right.
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove(folder)
         os.close(maker)
         if not folder.exists():
             swept.append(folder.name)
     return swept
+
+
+def _remove(folder: Path) -> None:
+    """Remove a leftover as far as it can be, with what belongs to it elsewhere."""
+    with contextlib.suppress(OSError):
+        _remove_elsewhere(folder)
+        shutil.rmtree(folder)
+
+
+def _remove_elsewhere(folder: Path) -> None:
+    """Remove the folders that a recovery claimed. Raises OSError."""
+    with contextlib.suppress(FileNotFoundError):
+        for line in (folder / _ELSEWHERE).read_text().splitlines():
+            if Path(line).name == folder.name:
+                with contextlib.suppress(FileNotFoundError):
+                    shutil.rmtree(line)
 
 
 def _folders(state: Path) -> list[Path]:
@@ -229,6 +257,7 @@ def drop_recovery(state: Path, recovery_id: str) -> None:
         # First what makes it a recovery: killed here, the rest is a leftover that gets swept.
         (folder / _ABOUT).unlink()
         with contextlib.suppress(FileNotFoundError):  # a sweep may be at it already
+            _remove_elsewhere(folder)
             shutil.rmtree(folder)
 
 

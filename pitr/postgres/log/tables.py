@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from pitr.errors import TableUnknown
 from pitr.postgres.catalog.catalog_map import CatalogMap, Version, version_at
-from pitr.postgres.catalog.reading import Relation
 from pitr.postgres.index.file import WantedFiles
 from pitr.postgres.log.pattern import TablePattern, is_own_schema
 from pitr.postgres.wal.record import RelationFile
@@ -19,7 +18,7 @@ _NAMED = "rmp"
 
 @dataclass(frozen=True, slots=True, order=True)
 class TableKey:
-    """A table by its database (0: shared) and OID; `oid` 0 and a file number for an unknown one."""
+    """A table by its database and OID; `oid` 0 and a file number when no reading has seen it."""
 
     database: int
     oid: int
@@ -95,11 +94,9 @@ class Tables:
         database = self._catalog.database_name(key.database, position) or str(key.database)
         if not key.oid:
             return f"{database}/{key.file}"
-        if not key.database:
-            database = self._default or ""
         relation = version_at(self._catalog.versions_of(key.database, key.oid), position).relation
         name = f"{_quoted(relation.schema)}.{_quoted(relation.name)}"
-        return name if database in (self._default, "") else f"{_quoted(database)}.{name}"
+        return name if database == self._default else f"{_quoted(database)}.{name}"
 
     def _newest(self, key: TableKey) -> Version:
         return self._catalog.versions_of(key.database, key.oid)[-1]
@@ -111,7 +108,7 @@ class Tables:
         shown: dict[TableKey, TableKey] = {}
         for pattern in patterns:
             found = {
-                _key(database, version.relation)
+                TableKey(database, version.relation.oid)
                 for database, of_database in versions.items()
                 for version in of_database
                 if version.relation.kind in _NAMED and self._fits(pattern, database, version)
@@ -157,12 +154,8 @@ def _files(versions: dict[int, list[Version]], keys: Iterable[TableKey]) -> list
         version.relation.relation_file(database)
         for database, found in versions.items()
         for version in found
-        if version.relation.file and _key(database, version.relation) in wanted
+        if version.relation.file and TableKey(database, version.relation.oid) in wanted
     ]
-
-
-def _key(database: int, relation: Relation) -> TableKey:
-    return TableKey(0 if relation.is_shared else database, relation.oid)
 
 
 def _quoted(name: str) -> str:

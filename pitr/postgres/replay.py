@@ -1,0 +1,341 @@
+"""Surgical replay: chosen tables as they were, recovered by PostgreSQL's own redo.
+
+    pass 1   the catalogs alone are recovered to the target, and asked which tables there are and
+             which files they and the catalogs have there
+    pass 2   catalogs and tables are recovered, from the base again, into the sidecar that stays
+
+Each pass is a sparse data directory with distilled WAL, replayed by a private server. No page is
+ignored (`ignore_invalid_pages` is off): every record of a relation that is not there is filtered,
+so a missing page means damage or a bug of ours, and ends in an error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from psycopg.sql import SQL, Literal
+
+from pitr.errors import ArchiveLacks, IdentityMismatch, OutsideWindow, SidecarFailed, UsageError
+from pitr.postgres import datadir
+from pitr.postgres.base import Base
+from pitr.postgres.catalog_rest import CatalogsAtRest
+from pitr.postgres.control import (
+    CONTROL_PATH,
+    BackupLabel,
+    ControlFile,
+    parse_backup_label,
+    parse_control,
+)
+from pitr.postgres.index.wal_index import WalIndex
+from pitr.postgres.indexed_selection import select_by_index
+from pitr.postgres.server import (
+    RunningServer,
+    ServerAccount,
+    ServerBinaries,
+    ServerFolder,
+    running,
+)
+from pitr.postgres.target_tables import (
+    Connection,
+    TargetRelation,
+    catalog_files,
+    choose_tables,
+    named_relations,
+    needed_relations,
+    tablespaces,
+)
+from pitr.postgres.wal.distill import distil
+from pitr.postgres.wal.history import format_history
+from pitr.postgres.wal.select import Selection
+from pitr.postgres.wal.wanted import WantedFiles
+from pitr.postgres.wal_selection import WalWindow, distillation, select_records
+from pitr.postgres.wal_spans import ArchivedWal
+from pitr.vocabulary.position import Lsn
+
+_PASSES_MAX = 6
+
+
+@dataclass(frozen=True, slots=True)
+class StopPoint:
+    """Where a recovery stops: before the record at this LSN of this timeline."""
+
+    timeline: int
+    lsn: Lsn
+
+
+@dataclass(frozen=True, slots=True)
+class ReplaySource:
+    """A base backup and the WAL after it, judged to belong together."""
+
+    base: Base
+    wal: ArchivedWal
+    control: ControlFile
+    label: BackupLabel
+
+    @property
+    def bytes_read(self) -> int:
+        """Return how many bytes were read from both so far."""
+        return self.base.bytes_read + self.wal.bytes_read
+
+
+def open_source(base: Base, wal: ArchivedWal) -> ReplaySource:
+    """Judge a base and WAL. Raises IdentityMismatch when they are of different clusters."""
+    control = parse_control(base.read_file(CONTROL_PATH))
+    found = (str(control.system_identifier), control.major, control.wal_segment_bytes)
+    of_wal = (wal.system_identifier, wal.major, wal.segment_bytes)
+    if found != of_wal:
+        raise IdentityMismatch(
+            "the base backup and the WAL are of different clusters",
+            detail=f"The backup is of {found[0]}, PostgreSQL {found[1]}; the WAL is of "
+            f"{of_wal[0]}, PostgreSQL {of_wal[1]}.",
+            hint="Name the WAL of the cluster that was backed up.",
+        )
+    return ReplaySource(base, wal, control, parse_backup_label(base.backup_label.decode()))
+
+
+@dataclass(frozen=True, slots=True)
+class ServerTools:
+    """What a private server is run with."""
+
+    binaries: ServerBinaries
+    account: ServerAccount
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogState:
+    """What the catalogs at the target say, and what the recovery of tables goes by."""
+
+    database: str
+    superuser: str
+    tables: tuple[TargetRelation, ...]
+    wanted: WantedFiles
+    tablespaces: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayedTables:
+    """A recovered server, stopped, with the rows of its tables by OID, and what it took.
+
+    `wal_bytes` is the size of the distilled WAL.
+    """
+
+    server: ServerFolder
+    catalogs: CatalogState
+    rows: dict[int, int]
+    selection: Selection
+    wal_bytes: int
+
+
+class Replay:
+    """One recovery to one stop: its passes share the source, the tools and a folder for them."""
+
+    def __init__(
+        self,
+        source: ReplaySource,
+        stop: StopPoint,
+        tools: ServerTools,
+        folder: Path,
+        index: WalIndex | None = None,
+    ) -> None:
+        """Take what the passes share; `folder` exists, and the servers' account can reach it.
+
+        With an index only the records that are kept are read of the WAL, without one all of it.
+        Raises OutsideWindow when the base is no backup from before the stop.
+        """
+        self._source = source
+        self._stop = stop
+        self._tools = tools
+        self._folder = folder
+        self._index = index
+        self._window = WalWindow(
+            source.wal,
+            stop.timeline,
+            source.label.redo.value,
+            stop.lsn.value,
+            source.control.next_xid,
+        )
+        end = source.base.info.end
+        if stop.lsn < (end or source.label.checkpoint):
+            raise OutsideWindow(
+                "the target lies before the end of the base backup",
+                detail=f"The backup is usable from {end or source.label.checkpoint} on, the target "
+                f"is {stop.lsn}.",
+                hint="Choose a later target, or an earlier base backup.",
+            )
+
+    # --- pass 1
+
+    def find_tables(
+        self, database: str, names: Sequence[str], *, with_parents: bool = False
+    ) -> CatalogState:
+        """Recover the catalogs, and return what they say of the tables of these names.
+
+        Raises TableUnknown, UsageError for names; SidecarFailed.
+        """
+        at_rest = CatalogsAtRest.of_base(self._source.base)
+        oid = at_rest.databases().get(database)
+        wanted = _catalogs_of(at_rest, oid)
+        for _ in range(_PASSES_MAX):
+            selection = self._select(wanted)
+            if missing := wanted.lacking(selection.mapped):
+                wanted = wanted.with_files(missing)
+                continue
+            with self._recovered("catalogs", wanted, selection, keep_changes=False) as started:
+                at_rest = CatalogsAtRest.of_server(started.server)
+                found = at_rest.databases().get(database)
+                if found is None:
+                    raise _no_database(database, at_rest)
+                missing = wanted.lacking(at_rest.catalog_files(found)) if found == oid else set()
+                if found == oid and not missing:
+                    request = _TableRequest(database, found, tuple(names), with_parents)
+                    return _ask(started.as_user(at_rest.superuser()), request)
+            # A catalog was moved, or the name is of another database than it was in the base.
+            wanted = wanted.with_files(missing) if missing else _catalogs_of(at_rest, found)
+            oid = found
+        raise SidecarFailed(
+            "the catalogs at the target cannot be found",
+            detail=f"After {_PASSES_MAX} recoveries files are still missing: {missing}.",
+            hint="Choose another target, and report this.",
+        )
+
+    # --- pass 2
+
+    def recover(self, catalogs: CatalogState, folder: Path) -> ReplayedTables:
+        """Recover the tables into a server's data directory in `folder`, which is made.
+
+        The server is stopped again. Raises SidecarFailed, and what reading base and WAL raises.
+        """
+        selection = self._select(catalogs.wanted)
+        server = self._server(folder, catalogs.superuser)
+        wal_bytes = self._build(server, catalogs.wanted, selection, catalogs.tablespaces)
+        with running(server) as started:
+            with contextlib.closing(started.connect(catalogs.database)) as connection:
+                _roll_back_prepared(connection)
+                rows = {table.oid: _count(connection, table) for table in catalogs.tables}
+            datadir.settle(server, self._settings(selection))
+        return ReplayedTables(server, catalogs, rows, selection, wal_bytes)
+
+    # --- a pass
+
+    def _select(self, wanted: WantedFiles) -> Selection:
+        if self._index is None:
+            selection = select_records(self._window, wanted)
+        else:
+            paths = self._source.base.files()
+            selection = select_by_index(self._window, wanted, self._index, paths)
+        if selection.backup_end is None and not self._source.label.from_standby:
+            raise OutsideWindow(
+                "the target lies before the end of the base backup",
+                detail=f"The WAL up to {self._stop.lsn} does not record that the backup ended.",
+                hint="Choose a later target, or an earlier base backup.",
+            )
+        if selection.template is not None:
+            raise ArchiveLacks(
+                "the database was created after the base backup, by copying files",
+                detail="The WAL says that its files were copied, and not what was in them.",
+                hint="Choose a later base backup; 'pitr backup' takes one.",
+            )
+        return selection
+
+    @contextlib.contextmanager
+    def _recovered(
+        self, name: str, wanted: WantedFiles, selection: Selection, *, keep_changes: bool
+    ) -> Iterator[RunningServer]:
+        """Recover into a folder that is only for this block."""
+        server = self._server(self._folder / name, "postgres")
+        try:
+            self._build(server, wanted, selection, ())
+            with running(server, keep_changes=keep_changes) as started:
+                yield started
+        finally:
+            shutil.rmtree(server.folder, ignore_errors=True)
+
+    def _server(self, folder: Path, superuser: str) -> ServerFolder:
+        folder.mkdir(mode=0o700)
+        self._tools.account.own(folder)
+        return ServerFolder(folder, self._tools.binaries, self._tools.account, superuser)
+
+    def _build(
+        self,
+        server: ServerFolder,
+        wanted: WantedFiles,
+        selection: Selection,
+        tablespaces: Sequence[int],
+    ) -> int:
+        """Make the data directory of a pass; return the size of its WAL in bytes."""
+        has_history = bool(self._source.wal.history(self._stop.timeline))
+        recovery = datadir.recovery_settings(
+            str(Lsn(selection.stop)),
+            timeline=str(self._stop.timeline) if has_history else "current",
+        )
+        settings = {**self._settings(selection), **recovery}
+        base = self._source.base
+        datadir.build(server, base, wanted, tablespaces=tablespaces, settings=settings)
+        if has_history:
+            entries = self._source.wal.history(self._stop.timeline)
+            datadir.write_history(server, self._stop.timeline, format_history(entries))
+        segments = distil(distillation(self._window, selection), self._window.read)
+        return datadir.write_wal(server, segments, self._source.wal.segment_bytes)
+
+    def _settings(self, selection: Selection) -> dict[str, str]:
+        control = self._source.control
+        prepared = max(control.max_prepared_transactions, selection.max_prepared_transactions)
+        return datadir.sidecar_settings(control, max_prepared_transactions=prepared)
+
+
+@dataclass(frozen=True, slots=True)
+class _TableRequest:
+    database: str
+    oid: int
+    names: tuple[str, ...]
+    with_parents: bool
+
+
+def _catalogs_of(at_rest: CatalogsAtRest, database: int | None) -> WantedFiles:
+    """Return what a pass over the catalogs of a database wants, as far as is known."""
+    if database is None:
+        return WantedFiles()
+    return WantedFiles(database, frozenset(at_rest.catalog_files(database)), has_catalogs=True)
+
+
+def _no_database(database: str, at_rest: CatalogsAtRest) -> UsageError:
+    return UsageError(
+        f"there is no database {database} at the target",
+        detail=f"There are {', '.join(sorted(at_rest.databases()))}.",
+        hint="Choose another one with --database, or another target.",
+    )
+
+
+def _ask(started: RunningServer, request: _TableRequest) -> CatalogState:
+    """Ask the catalogs of a server at the target for tables and files."""
+    with contextlib.closing(started.connect(request.database)) as connection:
+        tables = choose_tables(named_relations(connection), request.names)
+        needed = needed_relations(connection, tables, with_parents=request.with_parents)
+        own = {relation.file for relation in needed if relation.file}
+        return CatalogState(
+            database=request.database,
+            superuser=started.server.superuser,
+            tables=tuple(tables),
+            wanted=WantedFiles(request.oid, frozenset(catalog_files(connection) | own)),
+            tablespaces=tuple(tablespaces(connection)),
+        )
+
+
+def _roll_back_prepared(connection: Connection) -> None:
+    """End the transactions that were prepared and not decided at the target: they hold locks."""
+    found = connection.execute(
+        "SELECT gid FROM pg_prepared_xacts WHERE database = current_database()"
+    ).fetchall()
+    for (name,) in found:
+        connection.execute(SQL("ROLLBACK PREPARED {}").format(Literal(name)))
+
+
+def _count(connection: Connection, table: TargetRelation) -> int:
+    """Return the rows of a table, its children's included."""
+    found = connection.execute(f"SELECT count(*) FROM {table.quoted}").fetchone()
+    assert found is not None
+    return int(found[0])

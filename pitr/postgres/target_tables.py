@@ -1,0 +1,169 @@
+"""The tables of a database as its catalogs at the target have them: names in, files out.
+
+Names are resolved there and never in the live database, where the table may be gone.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+import psycopg
+
+from pitr.errors import TableUnknown, UsageError
+
+_SQL = files("pitr.sql").joinpath("postgres")
+_NAME_PART = re.compile(r'"((?:[^"]|"")+)"|([^".\s]+)')
+_NEAREST_MAX = 3
+_KINDS = {
+    "v": ("is a view", "Name the tables that it reads."),
+    "f": ("is a foreign table", "Its rows are in another server; nothing of them is archived."),
+}
+_PERSISTENCES = {
+    "u": "is unlogged, and nothing of it is in the WAL",
+    "t": "is temporary, and nothing of it is in the WAL",
+}
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class TargetRelation:
+    """A relation as the catalogs at the target have it.
+
+    `kind` is relkind. `file` is its tablespace and file number, None when it has no file.
+    """
+
+    oid: int
+    schema: str
+    name: str
+    kind: str
+    persistence: str
+    file: tuple[int, int] | None = None
+
+    @property
+    def full_name(self) -> str:
+        """Return `schema.name` as a user reads it."""
+        return f"{self.schema}.{self.name}"
+
+    @property
+    def quoted(self) -> str:
+        """Return the name for a statement."""
+        return f"{quoted(self.schema)}.{quoted(self.name)}"
+
+
+def quoted(name: str) -> str:
+    """Return a name as an SQL identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def split_name(text: str) -> tuple[str, ...]:
+    """Return the parts of a name as typed: unquoted ones in lower case. Raises UsageError."""
+    parts, at = [], 0
+    while True:
+        match = _NAME_PART.match(text, at)
+        if match is None:
+            break
+        parts.append(match[1].replace('""', '"') if match[1] else match[2].lower())
+        at = match.end()
+        if at == len(text) and len(parts) <= 3:
+            return tuple(parts)
+        if text[at : at + 1] != ".":
+            break
+        at += 1
+    raise UsageError(
+        f"this is no name of a table: {text!r}",
+        hint="Write 'orders', 'shop.orders' or 'database.shop.orders', with double quotes where "
+        "SQL needs them.",
+    )
+
+
+def named_relations(connection: Connection) -> list[TargetRelation]:
+    """Return what a user can name: tables, sequences, views."""
+    rows = connection.execute(_read("named_relations.sql")).fetchall()
+    return [TargetRelation(*row) for row in rows]
+
+
+def catalog_files(connection: Connection) -> set[tuple[int, int]]:
+    """Return the files of the system catalogs, as (tablespace, number)."""
+    return set(connection.execute(_read("catalog_files.sql")).fetchall())
+
+
+def needed_relations(
+    connection: Connection, tables: Sequence[TargetRelation], *, with_parents: bool = False
+) -> list[TargetRelation]:
+    """Return the tables with all that they need to be usable."""
+    parameters = {"tables": [table.oid for table in tables], "with_parents": with_parents}
+    rows = connection.execute(_read("needed_relations.sql"), parameters).fetchall()
+    return [
+        TargetRelation(
+            oid, schema, name, kind, persistence, (tablespace, number) if number else None
+        )
+        for oid, schema, name, kind, persistence, tablespace, number in rows
+    ]
+
+
+def tablespaces(connection: Connection) -> list[int]:
+    """Return the OIDs of the tablespaces that users made."""
+    statement = "SELECT oid FROM pg_tablespace WHERE oid >= 16384"
+    return [oid for (oid,) in connection.execute(statement).fetchall()]
+
+
+def choose_tables(known: Sequence[TargetRelation], names: Sequence[str]) -> list[TargetRelation]:
+    """Return the tables of these names, each once, in the order of the names.
+
+    Without a schema it is the one in `public`, or the only one of that name. Raises TableUnknown,
+    and UsageError for a name of several tables or of something that cannot be recovered.
+    """
+    chosen = {table.oid: table for table in (_choose(known, name) for name in names)}
+    return list(chosen.values())
+
+
+def _choose(known: Sequence[TargetRelation], text: str) -> TargetRelation:
+    *schema, name = split_name(text)[-2:]
+    found = [
+        table for table in known if table.name == name and (not schema or table.schema == schema[0])
+    ]
+    if len(found) > 1:
+        found = [table for table in found if table.schema == "public"] or found
+    if not found:
+        raise _unknown(known, text, name)
+    if len(found) > 1:
+        raise UsageError(
+            f"several tables are called {name}",
+            detail=f"At the target there are {', '.join(table.full_name for table in found)}.",
+            hint=f"Say which, as in '-t {found[0].full_name}'.",
+        )
+    _require_recoverable(found[0])
+    return found[0]
+
+
+def _unknown(known: Sequence[TargetRelation], text: str, name: str) -> TableUnknown:
+    names = {table.full_name for table in known} | {table.name for table in known}
+    near = difflib.get_close_matches(text, names, _NEAREST_MAX) or difflib.get_close_matches(
+        name, names, _NEAREST_MAX
+    )
+    return TableUnknown(
+        f"there is no table {text} at the target",
+        detail=f"Names like it: {', '.join(near)}." if near else f"It has {len(known)} tables.",
+        hint="'pitr log' shows when tables came and went; choose another name or another target.",
+    )
+
+
+def _require_recoverable(table: TargetRelation) -> None:
+    if table.kind in _KINDS:
+        seen, hint = _KINDS[table.kind]
+        raise UsageError(f"{table.full_name} {seen}", hint=hint)
+    if table.persistence in _PERSISTENCES:
+        raise UsageError(
+            f"{table.full_name} {_PERSISTENCES[table.persistence]}",
+            hint="Its rows cannot be recovered from any physical backup.",
+        )
+
+
+def _read(name: str) -> str:
+    return _SQL.joinpath(name).read_text()

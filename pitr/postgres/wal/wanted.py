@@ -1,0 +1,44 @@
+"""Which relation files a recovery wants: the shared catalogs, a database's catalogs, its tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+GLOBAL_TABLESPACE = 1664
+DEFAULT_TABLESPACE = 1663
+FIRST_USER_OID = 16384
+# Large objects live in catalogs, and may be most of a database.
+LARGE_OBJECTS = frozenset((2613, 2683))
+
+
+@dataclass(frozen=True, slots=True)
+class WantedFiles:
+    """Relation files by tablespace and number, all of one database, besides the shared catalogs.
+
+    `database` is None when only the shared catalogs are wanted. `has_catalogs` adds the files that
+    catalogs have from initdb on, whose numbers are below 16384.
+    """
+
+    database: int | None = None
+    files: frozenset[tuple[int, int]] = frozenset()
+    has_catalogs: bool = False
+
+    def has_file(self, tablespace: int | None, database: int, number: int) -> bool:
+        """Return whether a file is wanted; without a tablespace it is one in `base/`."""
+        if tablespace == GLOBAL_TABLESPACE:
+            return True
+        if database != self.database:
+            return False
+        if self.has_catalogs and number < FIRST_USER_OID:
+            return number not in LARGE_OBJECTS
+        return (tablespace or DEFAULT_TABLESPACE, number) in self.files
+
+    def with_files(self, files: Iterable[tuple[int, int]]) -> WantedFiles:
+        """Return the same with more files."""
+        return replace(self, files=self.files | frozenset(files))
+
+    def lacking(self, files: Iterable[tuple[int, int]]) -> set[tuple[int, int]]:
+        """Return those of the files of its database that it does not have."""
+        database = self.database or 0
+        return {file for file in files if not self.has_file(file[0], database, file[1])}

@@ -1,0 +1,48 @@
+-- Relations that chosen tables need to be usable, themselves included: partitions and inheritance
+-- children, TOAST tables, indexes, sequences owned or named by a default, and on request the tables
+-- that foreign keys name.
+-- Parameters: tables, OIDs of the chosen relations; with_parents, whether foreign keys are followed.
+-- Result: oid, schema, name, relkind, relpersistence, tablespace and file of each; those without a
+--   file (partitioned tables and indexes) have none.
+-- Versions: PostgreSQL 13 to 18.
+WITH RECURSIVE needed AS (
+    SELECT unnest(%(tables)s::oid[]) AS oid
+    UNION
+    SELECT link.needs
+    FROM needed
+    CROSS JOIN LATERAL (
+        SELECT inhrelid AS needs FROM pg_inherits WHERE inhparent = needed.oid
+        UNION ALL
+        SELECT reltoastrelid FROM pg_class WHERE oid = needed.oid AND reltoastrelid <> 0
+        UNION ALL
+        SELECT indexrelid FROM pg_index WHERE indrelid = needed.oid
+        UNION ALL
+        SELECT sequence.oid
+        FROM pg_depend
+        JOIN pg_class AS sequence ON sequence.oid = objid AND sequence.relkind = 'S'
+        WHERE classid = 'pg_class'::regclass AND refclassid = 'pg_class'::regclass
+            AND refobjid = needed.oid AND deptype IN ('a', 'i')
+        UNION ALL
+        SELECT sequence.oid
+        FROM pg_attrdef
+        JOIN pg_depend ON classid = 'pg_attrdef'::regclass AND objid = pg_attrdef.oid
+            AND refclassid = 'pg_class'::regclass
+        JOIN pg_class AS sequence ON sequence.oid = refobjid AND sequence.relkind = 'S'
+        WHERE adrelid = needed.oid
+        UNION ALL
+        SELECT confrelid FROM pg_constraint
+        WHERE %(with_parents)s AND conrelid = needed.oid AND contype = 'f'
+    ) AS link
+)
+SELECT
+    class.oid,
+    nspname,
+    relname,
+    relkind::text,
+    relpersistence::text,
+    coalesce(nullif(class.reltablespace, 0), dattablespace),
+    pg_relation_filenode(class.oid)
+FROM needed
+JOIN pg_class AS class ON class.oid = needed.oid
+JOIN pg_namespace ON pg_namespace.oid = relnamespace
+JOIN pg_database ON datname = current_database()
