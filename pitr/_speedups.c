@@ -1055,6 +1055,33 @@ static PyObject *take_rows(PyObject *module, PyObject *args) {
     return result;
 }
 
+PyDoc_STRVAR(column_bounds_doc,
+"column_bounds(column, width) -> (least, greatest)\n\n"
+"Return the bounds of a column that is not empty. Raises ValueError.");
+
+static PyObject *column_bounds(PyObject *module, PyObject *args) {
+    Py_buffer column;
+    int width;
+    if (!PyArg_ParseTuple(args, "y*i", &column, &width)) {
+        return NULL;
+    }
+    if ((width != 1 && width != 2 && width != 4 && width != 8) || column.len % width != 0 ||
+        column.len == 0) {
+        PyBuffer_Release(&column);
+        PyErr_SetString(PyExc_ValueError, "not a column of this width");
+        return NULL;
+    }
+    uint64_t least = UINT64_MAX, greatest = 0;
+    const uint8_t *p = column.buf, *end = p + column.len;
+    for (; p < end; p += width) {
+        uint64_t value = load_value(p, width);
+        least = value < least ? value : least;
+        greatest = value > greatest ? value : greatest;
+    }
+    PyBuffer_Release(&column);
+    return Py_BuildValue("KK", (unsigned long long)least, (unsigned long long)greatest);
+}
+
 /* ---- PostgreSQL's data pages: docs/formats/postgres-archive.md, "Page checksums"; twin of
    pitr/postgres/page_checksum.py. 32 sums side by side, which compilers make vectors of. */
 
@@ -1167,6 +1194,7 @@ static PyMethodDef methods[] = {
     {"delta_encode", delta_encode, METH_VARARGS, delta_encode_doc},
     {"delta_decode", delta_decode, METH_VARARGS, delta_decode_doc},
     {"sort_rows", sort_rows, METH_VARARGS, sort_rows_doc},
+    {"column_bounds", column_bounds, METH_VARARGS, column_bounds_doc},
     {"take_rows", take_rows, METH_VARARGS, take_rows_doc},
     {"wal_checksum", wal_checksum, METH_VARARGS, wal_checksum_doc},
     {"verify_frames", verify_frames, METH_VARARGS, verify_frames_doc},

@@ -106,6 +106,14 @@ def _cluster_name(location: str) -> str:
     return found.get("service") or unquote(database) or re.split(r"[:,]", host)[0] or POSTGRES
 
 
+def database_of(location: str) -> str | None:
+    """Return the database that a PostgreSQL source names, None when it leaves it to libpq."""
+    url = _URL.fullmatch(location)
+    parts = _URL_PARTS.match(url[1]) if url else None
+    found = dict(_NAMED.findall((parts["rest"] or "") if parts else location))
+    return unquote((parts["database"] if parts else "") or found.get("dbname", "")) or None
+
+
 def _no_source(text: str, seen: str) -> UsageError:
     return UsageError(
         f"source is not understood: {without_password(text)!r}",

@@ -29,9 +29,11 @@ states of the row: **before**, at the target; **after**, just after the damage (
 transaction that `revert` names; a plain `restore` does not know it); and **live**, now. The code
 and this page are made from the same tables.
 
-Rows are equal when every column has the same value and the same type, so integer `1` is neither
-real `1.0` nor text `'1'`, text is compared byte by byte whatever the column's collation, and NULL
-is NULL. Only -0.0 counts as 0.0, because no comparison in SQL sees the difference.
+Rows are equal when every column has the same value and the same type. In SQLite integer `1` is
+neither real `1.0` nor text `'1'`; only -0.0 counts as 0.0, because no comparison in SQL sees the
+difference. In PostgreSQL two values are equal when they are written alike: `1.0` is not `1.00`, nor
+`1 mon` `30 days`, nor `{"a":1}` `{"a": 1}` as json. In both, text is compared byte by byte whatever
+the column's collation, and NULL is NULL. Keys alone match as the database matches them.
 """
 ACTIONS_HEAD = """
 ## What a merge does

@@ -17,8 +17,9 @@ from pitr.cli.render import (
     time_header,
 )
 from pitr.cli.signals import stopped_by_signals
-from pitr.errors import ConfirmationNeeded, PreconditionFailed, UsageError
+from pitr.errors import ConfirmationNeeded, UsageError
 from pitr.operations import capture as capturing
+from pitr.operations.detach import detach as detach_source
 from pitr.operations.status import Status
 from pitr.operations.status import status as read_status
 from pitr.operations.verify import verify as verify_archive
@@ -88,8 +89,9 @@ def detach(
 ) -> None:
     """Stop capturing for good; the archive is kept.
 
-    On SQLite a capture leaves nothing in the source, so there is nothing to take away: this
-    only makes sure that no capture is running.
+    On PostgreSQL the replication slot is dropped, so that the server keeps no more WAL for pitr;
+    a capture that begins later begins with a gap. On SQLite a capture leaves nothing in the
+    source, so there is nothing to take away: this only makes sure that no capture is running.
     """
     settings = settings_of(config, source, archive)
     if not yes:
@@ -97,17 +99,13 @@ def detach(
             "detach was not confirmed; nothing was done",
             hint="Run 'pitr detach --yes'.",
         )
-    found = read_status(settings)
-    if found.capturing:
-        raise PreconditionFailed(
-            "a capture is still running",
-            detail=f"It runs as {found.holder}.",
-            hint="Stop it with SIGTERM, then run 'pitr detach --yes' again.",
-        )
+    done = detach_source(settings)
     if as_json:
-        emit_json({"detached": True, "archive": settings.needed_archive()})
+        archive = settings.needed_archive()
+        emit_json({"detached": True, "archive": archive, "removed": done.removed})
     else:
-        emit(f"no capture runs, nothing is left in the source; kept: {settings.archive}")
+        left = f"dropped: {done.removed}" if done.removed else "nothing is left in the source"
+        emit(f"no capture runs, {left}; kept: {settings.archive}")
 
 
 @click.command()

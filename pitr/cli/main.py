@@ -21,6 +21,7 @@ COMMANDS = LazyCommands(
         "check": "pitr.cli.source:check",
         "backup": "pitr.cli.archive_commands:backup",
         "capture": "pitr.cli.archive_commands:capture",
+        "wal-push": "pitr.cli.wal_push:wal_push",
         "detach": "pitr.cli.archive_commands:detach",
         "status": "pitr.cli.archive_commands:status",
         "mark": "pitr.cli.archive_commands:mark",

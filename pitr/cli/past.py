@@ -43,6 +43,12 @@ def echo_target(target: ResolvedTarget) -> None:
 @click.option("--since", metavar="TARGET", help="Only transactions after this target.")
 @click.option("--until", metavar="TARGET", help="Only transactions up to this target.")
 @click.option("--limit", type=click.IntRange(min=1), help="At most so many, the newest ones.")
+@click.option(
+    "--aborted",
+    "with_aborted",
+    is_flag=True,
+    help="Also what was rolled back (PostgreSQL; a SQLite WAL has no trace of it).",
+)
 @source_options
 @json_option
 def log(
@@ -54,15 +60,18 @@ def log(
     source: str | None,
     archive: str | None,
     *,
+    with_aborted: bool,
     as_json: bool,
 ) -> None:
     """Show the transactions that touched the tables, newest last.
 
-    Rows inserted, updated and deleted are counted exactly, from the pages that each commit
-    changed. Works from the archive alone.
+    Rows inserted, updated and deleted are counted exactly: on SQLite net, from the pages that each
+    commit changed; on PostgreSQL as the statements reported them, from the index of the WAL. Works
+    from the archive alone. On PostgreSQL a TABLE is [database.]schema.table, and * and ? are wild.
     """
     settings = settings_of(config, source, archive)
-    found = log_transactions(settings, LogRequest(tables, since, until, limit))
+    request = LogRequest(tables, since, until, limit, with_aborted=with_aborted)
+    found = log_transactions(settings, request)
     if as_json:
         emit_json({"transactions": [transaction_json(item) for item in found]})
     elif not found:

@@ -20,9 +20,9 @@ class Dialect:
     """What an engine's SQL says differently.
 
     `equal` returns a condition in parentheses, never NULL, that holds exactly when two expressions
-    have the same value and the same type: integer 1 is neither real 1.0 nor text '1', NULL is NULL.
-    -0.0 is 0.0, since no operator of either database tells them apart. `quote` makes a name an
-    identifier.
+    have the same value and the same type: in SQLite integer 1 is neither real 1.0 nor text '1', in
+    PostgreSQL 1.0 is not 1.00. NULL is NULL. In SQLite -0.0 is 0.0, since no operator of it tells
+    them apart. `quote` makes a name an identifier.
     """
 
     equal: Callable[[str, str], str]
@@ -60,7 +60,13 @@ def _double_quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
+def _postgres_equal(left: str, right: str) -> str:
+    # The values are images: of an exact type, or the text that the type's output function writes.
+    return f"({left} IS NOT DISTINCT FROM {right})"
+
+
 SQLITE = Dialect(equal=_sqlite_equal, quote=_double_quoted)
+POSTGRES = Dialect(equal=_postgres_equal, quote=_double_quoted)
 
 
 def class_sql(

@@ -12,12 +12,16 @@ from pitr.vocabulary.change import Transaction
 
 @dataclass(frozen=True, slots=True)
 class LogRequest:
-    """Which transactions: of these tables (all when empty), after and up to these targets."""
+    """Which transactions: of these tables (all when empty), after and up to these targets.
+
+    `with_aborted` asks for those that were rolled back too, where the engine keeps a trace of them.
+    """
 
     tables: Sequence[str]
     since: str | None
     until: str | None
     limit: int | None
+    with_aborted: bool = False
 
 
 def log_transactions(settings: Settings, request: LogRequest) -> list[Transaction]:

@@ -21,7 +21,7 @@ _RESTORE_POINT_BYTES_MAX = 63
 
 
 @dataclass(frozen=True, slots=True)
-class MarkedPoint:
+class MarkPosition:
     """All that was committed before the point lies before `end`; what comes later, after it.
 
     `time_us` is the server's, and before the point. WAL up to `end` is flushed.
@@ -33,7 +33,7 @@ class MarkedPoint:
     time_us: int
 
 
-def make_point(connection: Connection, name: str, system_identifier: str) -> MarkedPoint:
+def make_point(connection: Connection, name: str, system_identifier: str) -> MarkPosition:
     """Make a restore point where the role may, else only note where the WAL ends.
 
     Either way a transaction number is used up, whose commit makes the server flush. Raises
@@ -65,4 +65,4 @@ def make_point(connection: Connection, name: str, system_identifier: str) -> Mar
             ).fetchone()
         assert row is not None
         time_us, end, file_name = row
-    return MarkedPoint(Lsn.parse(end), int(file_name[:8], 16), segment_bytes, time_us)
+    return MarkPosition(Lsn.parse(end), int(file_name[:8], 16), segment_bytes, time_us)

@@ -2,8 +2,9 @@
 
     STATE/recoveries/<recovery>/merges/<merge>/
         runner           held with flock by the process that runs the merge
-        before.db        the rows that it touches, as they were before it
-        after.db         the same rows as it makes them
+        before.db        the rows that it touches, as they were before it (SQLite)
+        after.db         the same rows as it makes them (SQLite)
+        rows.json, …     both, in files of their own (PostgreSQL)
         merge.json       what the merge is; written last before COMMIT
         outcome.json     what became of it; written after COMMIT
 
@@ -55,8 +56,9 @@ class MergedTable:
 class MergeRecord:
     """One merge, as merge.json has it.
 
-    `source` is the absolute path of the database. `undoes` is the merge that this one takes back.
-    `rebuilt` are full-text indexes that it built anew.
+    `source` is the absolute path of the database, or the place of a server without a password.
+    `undoes` is the merge that this one takes back. `rebuilt` are full-text indexes that it built
+    anew. `xid` is the transaction of PostgreSQL, with its epoch.
     """
 
     id: str
@@ -68,6 +70,7 @@ class MergeRecord:
     tables: tuple[MergedTable, ...]
     skipped: int
     rebuilt: tuple[str, ...]
+    xid: str | None = None
 
     @property
     def rows(self) -> tuple[int, int, int]:
@@ -120,12 +123,18 @@ class NewMerge:
 
     def write(self, record: MergeRecord, *, before: bytes, after: bytes) -> None:
         """Write the record. On return it is durable, and COMMIT may follow."""
-        if record.id != self.id:
-            raise ValueError(f"merge {record.id!r} in the folder of {self.id!r}")
         with _reported(self.folder):
             make_folder(self.folder)  # it is there; this makes its name durable
             write_new(self.folder / _BEFORE, before)
             write_new(self.folder / _AFTER, after)
+        self.seal(record)
+
+    def seal(self, record: MergeRecord) -> None:
+        """Write the record of a merge whose rows are durable in its folder already."""
+        if record.id != self.id:
+            raise ValueError(f"merge {record.id!r} in the folder of {self.id!r}")
+        with _reported(self.folder):
+            make_folder(self.folder)
             write_new(self.folder / _ABOUT, _document(msgspec.to_builtins(record)))
 
     def discard(self) -> None:

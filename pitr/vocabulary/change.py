@@ -11,7 +11,8 @@ from pitr.vocabulary.diff_row import Value
 class TableChange:
     """The effect of one transaction on one table.
 
-    The counts are exact net rows: a row inserted and deleted inside the transaction is in none.
+    The counts are exact. On SQLite they are net: a row inserted and deleted inside the transaction
+    is in none. On PostgreSQL they are what the statements reported: such a row is in both.
     `rewritten` says that every row was stored anew (VACUUM FULL, a type change): the counts then
     leave out what the rewrite itself moved.
     """
@@ -34,7 +35,8 @@ class Transaction:
     `position` is usable as a target and as the argument of `revert`. It was committed after
     `time_us - time_width_us` and not later than `time_us`; the width is 0 where the database
     itself records the time. `kind` is `commit` for a transaction seen alone; other words (`base`,
-    `gap`, `fork`, `merged`) say that the changes of several came together.
+    `gap`, `fork`, `merged`) say that the changes of several came together; `abort`, that it was
+    rolled back.
     """
 
     position: str

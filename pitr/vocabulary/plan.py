@@ -26,6 +26,7 @@ class BlockerKind(StrEnum):
     CHECK_FAILED = "check_failed"
     SCHEMA_DRIFT = "schema_drift"
     TRIGGER_SUPPRESSED = "trigger_suppressed"
+    PRIVILEGE_MISSING = "privilege_missing"
 
 
 class Resolution(StrEnum):

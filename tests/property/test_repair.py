@@ -18,12 +18,19 @@ from typing import Any
 import pytest
 
 from pitr.vocabulary.row_class import Action
+from tests.property.repair_model import (
+    Row,
+    Rows,
+    Story,
+    Verdict,
+    wanted_alone,
+    wanted_by_count,
+    wanted_of_three,
+)
 from tests.sqlite.capture_world import AppError
 from tests.sqlite.merge_world import MergeWorld
 
 SECONDS = 40.0
-Row = tuple[str, ...]
-Rows = dict[Row, Row]
 _VALUES = ("NULL", "0", "1", "2", "1.0", "'1'", "'a'", "'A'", "''", "x'00'", "9007199254740993")
 
 
@@ -235,76 +242,6 @@ class Repair:
                 assert any(one.is_constrained for one in self.tables), (table, now, wanted)
                 assert self.is_refused(table, now, wanted), (table, now, wanted)
         return reported
-
-
-@dataclass(slots=True)
-class Verdict:
-    """Rows that the rules leave aside, and rows that they would have, but that were not written."""
-
-    aside: int
-    kept_out: list[tuple[Row | None, Row | None]]
-
-
-@dataclass(frozen=True, slots=True)
-class Story:
-    """The rows of all tables: before and after the damage, before and after the repair."""
-
-    before: dict[str, Counter[Row]]
-    after: dict[str, Counter[Row]] | None
-    live: dict[str, Counter[Row]]
-    final: dict[str, Counter[Row]]
-
-    def of(
-        self, table: Table
-    ) -> tuple[Counter[Row], Counter[Row] | None, Counter[Row], Counter[Row]]:
-        """Return the rows of one table."""
-        name = table.name
-        after = None if self.after is None else self.after[name]
-        return self.before[name], after, self.live[name], self.final[name]
-
-
-def wanted_by_count(
-    before: Counter[Row], after: Counter[Row] | None, live: Counter[Row], *, is_undo: bool
-) -> Counter[Row]:
-    """Return what rows without a key have to become: as many as were lost come back.
-
-    An undo takes as many as the merge put in and as are there beyond those of before.
-    """
-    if is_undo:
-        assert after is not None
-        return live - ((after - before) & (live - before))
-    lost = before - live
-    return live + (lost if after is None else lost & (before - after))
-
-
-def wanted_of_three(
-    was: Row | None, after: Row | None, now: Row | None, how: dict[str, Any]
-) -> tuple[Row | None, bool]:
-    """Return what a row has to become, and whether the rules leave it aside."""
-    overwrites = how["on_conflict"] == "overwrite"
-    if was is None:
-        if after is None or now is None:
-            return now, False
-        return (None, False) if how["delete_extra"] and now == after else (now, True)
-    if after is None:
-        if now is None or overwrites:
-            return was, False
-        return now, now != was
-    damaged = [at for at in range(len(was)) if was[at] != after[at]]
-    if not damaged or now is None:
-        return now, bool(damaged)
-    if any(now[at] not in (was[at], after[at]) for at in damaged) and not overwrites:
-        return now, True
-    return tuple(was[at] if at in damaged else one for at, one in enumerate(now)), False
-
-
-def wanted_alone(was: Row | None, now: Row | None, how: dict[str, Any]) -> tuple[Row | None, bool]:
-    """Return the same where the state after the damage is not known."""
-    if was is None or was == now:
-        return now, False
-    if now is None or how["update"]:
-        return was, False
-    return now, True
 
 
 def repair(seed: int, folder: Path) -> int:

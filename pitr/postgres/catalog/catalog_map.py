@@ -34,7 +34,7 @@ class Version:
 
 @dataclass(frozen=True, slots=True)
 class FoundRelation:
-    """A relation and the database that it is in; `database` is 0 for one that all share."""
+    """A relation and the database that it is in: 0, without a name, for one that all share."""
 
     database: int
     database_name: str
@@ -163,12 +163,19 @@ class CatalogMap:
             for oid in reversed(history.by_file.get((file.tablespace, file.number), [])):
                 version = version_at(history.versions_of(oid), position)
                 if version.relation.is_shared == (file.database == 0):
-                    return self._found(database, version.relation, position)
+                    return self._found(file.database, version.relation, position)
         return None
 
     def versions_of(self, database: int, oid: int) -> list[Version]:
-        """Return every version of a relation, oldest first; none for one never seen."""
-        return self._history(database).versions_of(oid)
+        """Return every version of a relation, oldest first; none for one never seen.
+
+        Database 0 is asked for what all databases share.
+        """
+        for candidate in [database] if database else self.database_oids():
+            found = self._history(candidate).versions_of(oid)
+            if found and (database or found[-1].relation.is_shared):
+                return found
+        return []
 
     def relations_at(self, database: int, position: int | None = None) -> list[Relation]:
         """Return the relations of a database in the last reading at or before a position.
@@ -219,7 +226,7 @@ class CatalogMap:
     # --- reading ---------------------------------------------------------------------------------
 
     def _found(self, database: int, relation: Relation, position: int) -> FoundRelation:
-        name = self.database_name(database, position) or str(database)
+        name = (self.database_name(database, position) or str(database)) if database else ""
         return FoundRelation(database, name, relation)
 
     def _counts(self, item: ReadingObject) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from pitr.postgres.index.rows import (
     sort_by_lsn,
     sort_by_relation,
 )
+from pitr.postgres.wal.fields import EPOCH_SHIFT_US
 from pitr.postgres.wal.page import advance, align
 from pitr.postgres.wal.payload import (
     Checkpoint,
@@ -27,11 +29,17 @@ from pitr.postgres.wal.payload import (
     TableTruncated,
     decode_payload,
 )
-from pitr.postgres.wal.record import Record, RelationFile, decode_record
+from pitr.postgres.wal.record import INFO_MASK, Record, RelationFile, decode_record
 from pitr.postgres.wal.scan import Scan
-from pitr.postgres.wal.transaction import TransactionEnd, TransactionPrepared
-from pitr.postgres.wal.versions import WalVersion
+from pitr.postgres.wal.transaction import (
+    ABORT,
+    COMMIT,
+    TransactionEnd,
+    TransactionPrepared,
+)
+from pitr.postgres.wal.versions import RM_XACT, WalVersion
 
+_TIME = struct.Struct("<q")
 # Of a record with several blocks only the first one counts what the record did to rows.
 _FIRST_REFERENCE = bytes([0xFF]).ljust(256, b"\0")
 _OF_RECORD = ("lsn", "length", "rmgr", "info", "xid")
@@ -51,9 +59,9 @@ def make_rows(scan: Scan, version: WalVersion, segment_bytes: int) -> IndexedRow
     for number, data in scan.kept():
         payload.add(number, scan, data, version)
     plain = _plain_rows(scan, payload.replaced)
-    system, relations = payload.rows(scan)
+    system, relations = payload.rows()
     return IndexedRows(
-        sort_by_lsn(join_rows([plain, system])),
+        sort_by_lsn(join_rows([plain, payload.plain_ends.rows(scan), system])),
         sort_by_relation(sort_by_lsn(join_rows([_block_rows(scan), relations]))),
     )
 
@@ -109,15 +117,38 @@ def _rows(columns: dict[str, bytes | memoryview], count: int) -> Rows:
 
 
 @dataclass(slots=True)
+class _PlainEnds:
+    """Commits and aborts that say no more than their time: nearly all, so they are taken apart."""
+
+    numbers: array[int] = field(default_factory=lambda: array("I"))
+    times: array[int] = field(default_factory=lambda: array("Q"))
+    ends: array[int] = field(default_factory=lambda: array("Q"))
+
+    def rows(self, scan: Scan) -> Rows:
+        """Return their rows."""
+        columns = _of_records(scan, self.numbers.tobytes())
+        columns |= {"time": self.times.tobytes(), "related_lsn": self.ends.tobytes()}
+        return _rows(columns, len(self.numbers))
+
+
+@dataclass(slots=True)
 class _Payload:
     """The rows that payloads give: `replaced` are records whose plain row they stand for."""
 
     segment_bytes: int
     replaced: set[int] = field(default_factory=set)
+    plain_ends: _PlainEnds = field(default_factory=_PlainEnds)
     found: list[dict[str, int]] = field(default_factory=list)
 
     def add(self, number: int, scan: Scan, data: bytes, version: WalVersion) -> None:
         records = scan.records
+        if records.rmgr[number] == RM_XACT and records.info[number] & INFO_MASK in (COMMIT, ABORT):
+            (time,) = _TIME.unpack_from(data, len(data) - _TIME.size)
+            self.plain_ends.numbers.append(number)
+            self.plain_ends.times.append(max(time + EPOCH_SHIFT_US, 0))
+            self.plain_ends.ends.append(self._end(records.lsn[number], len(data)))
+            self.replaced.add(number)
+            return
         base = {name: getattr(records, name)[number] for name in _OF_RECORD}
         record = decode_record(base["lsn"], data, version)
         values = list(self._values(record, version))
@@ -147,10 +178,9 @@ class _Payload:
                 yield {"database": database}
 
     def _transaction_end(self, record: Record, end: TransactionEnd) -> Iterator[dict[str, int]]:
-        lsn = align(advance(record.lsn, record.header.total_bytes, self.segment_bytes))
         common = {
             "xid": end.xid,
-            "related_lsn": lsn,
+            "related_lsn": self._end(record.lsn, record.header.total_bytes),
             "time": max(end.time_us, 0),
             "database": end.database,
         }
@@ -169,7 +199,10 @@ class _Payload:
             "relation": file.number,
         }
 
-    def rows(self, scan: Scan) -> tuple[Rows, Rows]:
+    def _end(self, lsn: int, length: int) -> int:
+        return align(advance(lsn, length, self.segment_bytes))
+
+    def rows(self) -> tuple[Rows, Rows]:
         """Return the rows without a relation file, and those of one."""
         of_files = [row for row in self.found if row.get("relation")]
         others = [row for row in self.found if not row.get("relation")]

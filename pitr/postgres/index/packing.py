@@ -126,6 +126,12 @@ def _take_rows(column: Buffer, width: int, order: Buffer) -> bytes:
     return array(CODES[width], itemgetter(*rows)(values)).tobytes()
 
 
+def _column_bounds(column: Buffer, width: int) -> tuple[int, int]:
+    """Return the least and the greatest value of a column. Raises ValueError for an empty one."""
+    values = integers(column, width).tolist()
+    return min(values), max(values)
+
+
 _compiled: ModuleType | None = None
 if os.environ.get("PITR_PURE") != "1":
     with contextlib.suppress(ImportError):
@@ -136,3 +142,5 @@ delta_decode: Callable[[Buffer, int, int], bytes]
 delta_decode = getattr(_compiled, "delta_decode", _delta_decode)
 sort_rows: Callable[[Buffer, Buffer], bytes] = getattr(_compiled, "sort_rows", _sort_rows)
 take_rows: Callable[[Buffer, int, Buffer], bytes] = getattr(_compiled, "take_rows", _take_rows)
+column_bounds: Callable[[Buffer, int], tuple[int, int]]
+column_bounds = getattr(_compiled, "column_bounds", _column_bounds)

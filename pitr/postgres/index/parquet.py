@@ -19,7 +19,13 @@ from typing import Any
 
 import zstandard
 
-from pitr.postgres.index.packing import Buffer, delta_decode, delta_encode, integers
+from pitr.postgres.index.packing import (
+    Buffer,
+    column_bounds,
+    delta_decode,
+    delta_encode,
+    integers,
+)
 from pitr.postgres.index.thrift import (
     Byte,
     Long,
@@ -208,19 +214,8 @@ def _chunk_metadata(
 
 def _statistics(column: Column, values: Buffer) -> Struct:
     width = 8 if column.kind.physical == _INT64 else 4
-    numbers = integers(values, column.kind.width)
-    least, greatest = min(numbers), max(numbers)
+    least, greatest = column_bounds(values, column.kind.width)
     return {3: Long(0), 5: greatest.to_bytes(width, "little"), 6: least.to_bytes(width, "little")}
-
-
-def _bounds(values: Buffer, size: int) -> tuple[int, int]:
-    """Return the least and the greatest value of a column."""
-    data = bytes(values)
-    if data == data[:size] * (len(data) // size):  # most columns, and a comparison is quick
-        only = int.from_bytes(data[:size], "little")
-        return only, only
-    numbers = set(data) if size == 1 else integers(data, size).tolist()
-    return min(numbers), max(numbers)
 
 
 def _group_metadata(

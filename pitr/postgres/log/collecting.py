@@ -43,7 +43,7 @@ class FileChanges:
     def is_change(self) -> bool:
         """Return whether there is anything that a log shows."""
         counts = self.updated or self.deleted or self.moved or self.inserts
-        return bool(counts or self.created or self.dropped or self.truncated)
+        return bool(counts or self.created or self.dropped)
 
 
 @dataclass(slots=True)

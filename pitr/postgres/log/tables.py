@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from pitr.errors import TableUnknown
 from pitr.postgres.catalog.catalog_map import CatalogMap, Version, version_at
+from pitr.postgres.catalog.reading import Relation
 from pitr.postgres.index.file import WantedFiles
 from pitr.postgres.log.pattern import TablePattern, is_own_schema
 from pitr.postgres.wal.record import RelationFile
@@ -18,7 +19,7 @@ _NAMED = "rmp"
 
 @dataclass(frozen=True, slots=True, order=True)
 class TableKey:
-    """A table by its database and OID; `oid` 0 and a file number when no reading has seen it."""
+    """A table by its database (0: shared) and OID; `oid` 0 and a file number for an unknown one."""
 
     database: int
     oid: int
@@ -94,9 +95,11 @@ class Tables:
         database = self._catalog.database_name(key.database, position) or str(key.database)
         if not key.oid:
             return f"{database}/{key.file}"
+        if not key.database:
+            database = self._default or ""
         relation = version_at(self._catalog.versions_of(key.database, key.oid), position).relation
         name = f"{_quoted(relation.schema)}.{_quoted(relation.name)}"
-        return name if database == self._default else f"{_quoted(database)}.{name}"
+        return name if database in (self._default, "") else f"{_quoted(database)}.{name}"
 
     def _newest(self, key: TableKey) -> Version:
         return self._catalog.versions_of(key.database, key.oid)[-1]
@@ -108,7 +111,7 @@ class Tables:
         shown: dict[TableKey, TableKey] = {}
         for pattern in patterns:
             found = {
-                TableKey(database, version.relation.oid)
+                _key(database, version.relation)
                 for database, of_database in versions.items()
                 for version in of_database
                 if version.relation.kind in _NAMED and self._fits(pattern, database, version)
@@ -154,8 +157,12 @@ def _files(versions: dict[int, list[Version]], keys: Iterable[TableKey]) -> list
         version.relation.relation_file(database)
         for database, found in versions.items()
         for version in found
-        if version.relation.file and TableKey(database, version.relation.oid) in wanted
+        if version.relation.file and _key(database, version.relation) in wanted
     ]
+
+
+def _key(database: int, relation: Relation) -> TableKey:
+    return TableKey(0 if relation.is_shared else database, relation.oid)
 
 
 def _quoted(name: str) -> str:

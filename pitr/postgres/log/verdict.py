@@ -131,7 +131,8 @@ def _line(files: _Files, class_changes: _ClassChanges, unknown: list[FileChanges
         line.flags = {"created": True}
     elif dropped:
         line.flags = {"dropped": True}
-    if any(found.truncated for _, found in files):
+    # Of a file that it has made itself TRUNCATE cuts the blocks off. So does VACUUM, of any file.
+    if any(found.truncated and found.created for _, found in files):
         line.flags["truncated"] = True
     for _, found in files:
         is_moved_into = line.flags.get("rewritten", False) and found.created

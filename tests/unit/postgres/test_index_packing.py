@@ -94,3 +94,15 @@ def test_row_number_beyond_the_column_is_refused(take: Callable[..., bytes]) -> 
     """No twin reads past its column."""
     with pytest.raises(IndexError):
         take(bytes(8), 4, array("I", [0, 2]).tobytes())
+
+
+def test_bounds_are_those_of_the_values() -> None:
+    """Both twins say what min() and max() say, and refuse an empty column."""
+    for width, count, column in columns():
+        for bounds in twins("column_bounds"):
+            if not count:
+                with pytest.raises(ValueError):
+                    bounds(column, width)
+                continue
+            values = array(packing.CODES[width], column)
+            assert bounds(column, width) == (min(values), max(values))

@@ -1,0 +1,38 @@
+"""detach: stop capturing for good; the archive is kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pitr.archive.archive import open_archive
+from pitr.archive.lease import is_live, read_newest_lease
+from pitr.archive.location import open_store
+from pitr.config import Settings
+from pitr.errors import PreconditionFailed
+from pitr.operations.clock import now_us
+from pitr.operations.engine import engine_of_source, wired
+
+
+@dataclass(frozen=True, slots=True)
+class Detached:
+    """What was taken away from the source: its name, None when nothing was there."""
+
+    removed: str | None
+
+
+def detach(settings: Settings) -> Detached:
+    """Take away from the source what capture has left in it.
+
+    Raises PreconditionFailed while a capture runs; NotConfigured, StoreUnusable.
+    """
+    engine = engine_of_source(settings)
+    store = open_store(settings.needed_archive())
+    open_archive(store)
+    lease = read_newest_lease(store)
+    if lease is not None and is_live(lease, at_us=now_us()):
+        raise PreconditionFailed(
+            "a capture is still running",
+            detail=f"It runs as {lease.holder}.",
+            hint="Stop it with SIGTERM, then run 'pitr detach --yes' again.",
+        )
+    return wired(detach, engine)(settings)

@@ -1,0 +1,98 @@
+"""capture and mark on PostgreSQL: WAL into the archive, and names for positions in it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import closing
+
+from pitr.archive.archive import Identity, Mark, open_archive, require_free_name, write_mark
+from pitr.archive.lease import is_live, read_newest_lease
+from pitr.archive.location import open_store
+from pitr.archive.store import Store
+from pitr.config import Settings
+from pitr.errors import ArchiveHeld, PreconditionFailed
+from pitr.operations.clock import now_us
+from pitr.postgres.capture.capture import Capture
+from pitr.postgres.capture.session import CaptureOptions
+from pitr.postgres.connection import connect
+from pitr.postgres.mark import MarkPosition, make_point
+from pitr.postgres.wal_archive import holds_wal
+from pitr.vocabulary.event import OnEvent
+
+_POLL_SECONDS = 0.1
+# A commit is to be recoverable two seconds after its COMMIT, and the store takes its time too.
+_FLUSH_SECONDS_MAX = 1.0
+
+
+def capture(settings: Settings, stop: threading.Event, on_event: OnEvent) -> None:
+    """Follow the cluster until `stop` is set. See Capture.run for what it raises."""
+    store, identity = _open(settings)
+    _capture(settings, store, identity, on_event).run(stop)
+
+
+def capture_once(settings: Settings, on_event: OnEvent) -> None:
+    """Archive everything committed now. See Capture.once for what it raises."""
+    store, identity = _open(settings)
+    _capture(settings, store, identity, on_event).once()
+
+
+def mark(settings: Settings, name: str, on_event: OnEvent, *, wait_seconds: float = 60) -> Mark:
+    """Name the present state; on return it is proven to be archived.
+
+    Raises UsageError, PreconditionFailed for a name that is bad or taken, before anything is done;
+    SourceUnreachable.
+    """
+    store, identity = _open(settings)
+    require_free_name(store, name)
+    with closing(connect(settings.needed_source().location)) as connection:
+        point = make_point(connection, name, identity.source["system_identifier"])
+    _wait_until_archived(settings, store, identity, point, on_event, wait_seconds)
+    return write_mark(store, name, position=f"lsn:{point.end}", time_us=point.time_us)
+
+
+def _open(settings: Settings) -> tuple[Store, Identity]:
+    store = open_store(settings.needed_archive())
+    return store, open_archive(store)  # an archive is made by init only
+
+
+def _capture(settings: Settings, store: Store, identity: Identity, on_event: OnEvent) -> Capture:
+    return Capture(
+        store,
+        identity,
+        settings.needed_source().location,
+        slot=settings.slot,
+        spool=settings.state / "spool",
+        on_event=on_event,
+        options=CaptureOptions(
+            flush_seconds=min(settings.flush_us / 1_000_000, _FLUSH_SECONDS_MAX),
+            spool_bytes_max=settings.spool_limit_bytes,
+        ),
+    )
+
+
+def _wait_until_archived(
+    settings: Settings,
+    store: Store,
+    identity: Identity,
+    point: MarkPosition,
+    on_event: OnEvent,
+    wait_seconds: float,
+) -> None:
+    """Return once the archive has the point: a running capture is waited for, else run once."""
+    lease = read_newest_lease(store)
+    if lease is None or not is_live(lease, at_us=now_us()):
+        try:
+            _capture(settings, store, identity, on_event).once()
+            return
+        except ArchiveHeld:
+            pass  # one began in this moment
+    deadline = time.monotonic() + wait_seconds
+    while not holds_wal(store, point.timeline, point.end, point.segment_bytes):
+        if time.monotonic() > deadline:
+            raise PreconditionFailed(
+                "the running capture did not archive the present state",
+                detail=f"It was waited for {wait_seconds:.0f} s until {point.end} is archived.",
+                hint="Run 'pitr status' to see its lag and its last error.",
+            )
+        time.sleep(_POLL_SECONDS)

@@ -1,0 +1,138 @@
+"""merge: run the plan of a recovery in one transaction of the live database.
+
+With a user who still has to agree, the plan is made once in a snapshot, shown, and made again in
+the transaction that writes: it must come to the same. Who agreed beforehand gets the plan as that
+transaction finds it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pitr.operations.clock import now_us
+from pitr.operations.merge import Confirm, MergeResult
+from pitr.postgres.connection import Connection
+from pitr.postgres.diff.classified import classify, classify_again
+from pitr.postgres.diff.states import States, comparing
+from pitr.postgres.merge.apply import Again, Applied, Classify, MergeRun, apply_plan, stale
+from pitr.postgres.merge.plan import PlanRequest, PreparedPlan, make_plan
+from pitr.postgres.merge.writing import WrittenTable
+from pitr.recovery.merges import MergedTable, MergeRecord, NewMerge, new_merge
+from pitr.vocabulary.plan import MergeOutcome, MergeStep, OnStep, Plan, SavedPlan
+from pitr.vocabulary.row_class import Action
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """What running one plan needs to know, whether it is a merge or an undo.
+
+    `reconnect` opens the live database by another connection.
+    """
+
+    state: Path
+    recovery: str
+    undoes: str | None
+    is_agreed: bool
+    saved: SavedPlan | None
+    lock_seconds: float
+    confirm: Confirm
+    on_step: OnStep
+    reconnect: Callable[[], Connection]
+    classify: Classify = classify
+    again: Again = classify_again
+
+
+def run_plan(states: States, request: PlanRequest, run: Run) -> MergeResult:
+    """Plan, ask, apply. Raises what `apply_plan` raises, and what `confirm` does."""
+    expected = run.saved.fingerprint if run.saved else None
+    if not run.is_agreed:
+        plan = _plan(states, request, run)
+        if expected is not None and plan.fingerprint != expected:
+            raise stale("Rows, keys or definitions have moved since the plan was saved.")
+        if plan.blocking or not plan.rows_to_write:
+            return MergeResult(plan=plan)
+        run.on_step(MergeStep.PLANNED)
+        run.confirm(plan)
+        expected = plan.fingerprint
+    return _apply(states, request, run, expected)
+
+
+def _plan(states: States, request: PlanRequest, run: Run) -> Plan:
+    with comparing(states):
+        return make_plan(states, run.classify(states), request).plan
+
+
+def _apply(states: States, request: PlanRequest, run: Run, expected: str | None) -> MergeResult:
+    label = states.tables[0].name if states.tables else "undo"
+    with new_merge(run.state, run.recovery, label=label, now_us=now_us()) as new:
+        applied = apply_plan(
+            states,
+            request,
+            MergeRun(
+                folder=new.folder,
+                expected=expected,
+                classify=run.classify,
+                again=run.again,
+                record=_recorder(new, run),
+                discard=new.discard,
+                reconnect=run.reconnect,
+                on_step=run.on_step,
+                lock_seconds=run.lock_seconds,
+            ),
+        )
+        if not applied.tables:
+            return MergeResult(plan=applied.prepared.plan)
+        new.conclude(MergeOutcome.HAPPENED)
+        run.on_step(MergeStep.NOTED)
+        return _result(new, applied)
+
+
+def _recorder(
+    new: NewMerge, run: Run
+) -> Callable[[str, tuple[WrittenTable, ...], PreparedPlan], None]:
+    def record(xid: str, tables: tuple[WrittenTable, ...], prepared: PreparedPlan) -> None:
+        plan = prepared.plan
+        new.seal(
+            MergeRecord(
+                id=new.id,
+                recovery=run.recovery,
+                engine=plan.engine,
+                source=plan.source,
+                created_us=now_us(),
+                undoes=run.undoes,
+                tables=_merged_tables(tables),
+                skipped=plan.actions[Action.SKIP],
+                rebuilt=(),
+                xid=xid,
+            )
+        )
+
+    return record
+
+
+def _merged_tables(tables: Sequence[WrittenTable]) -> tuple[MergedTable, ...]:
+    return tuple(
+        MergedTable(
+            table=one.table,
+            inserted=one.inserted,
+            updated=one.updated,
+            deleted=one.deleted,
+            created=False,
+        )
+        for one in tables
+        if one.inserted or one.updated or one.deleted
+    )
+
+
+def _result(new: NewMerge, applied: Applied) -> MergeResult:
+    return MergeResult(
+        plan=applied.prepared.plan,
+        merge=new.id,
+        inserted=sum(table.inserted for table in applied.tables),
+        updated=sum(table.updated for table in applied.tables),
+        deleted=sum(table.deleted for table in applied.tables),
+        warnings=applied.warnings,
+        locked_seconds=applied.locked_seconds,
+    )

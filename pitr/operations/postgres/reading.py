@@ -1,0 +1,109 @@
+"""Open an archive of PostgreSQL for the verbs that only read it. They need no server."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+from pitr.archive.archive import Identity, open_archive, read_mark
+from pitr.archive.lease import LeaseState, read_newest_lease
+from pitr.archive.location import open_store
+from pitr.archive.store import Store
+from pitr.config import Settings
+from pitr.errors import CorruptObject, OutsideWindow
+from pitr.operations.clock import now_us
+from pitr.postgres.catalog.catalog_map import CatalogMap
+from pitr.postgres.index.wal_index import WalIndex
+from pitr.postgres.target import ResolvedLsn, Resolver, Stretch
+from pitr.postgres.wal_archive import WalArchive
+from pitr.source_text import database_of
+from pitr.target_text import parse_target
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One archive, open for reading.
+
+    `timeline` is the newest one, `stretches` its contiguous WAL, oldest first: it includes what
+    its ancestors wrote. `database` is the one that names without a database are about.
+    """
+
+    store: Store
+    identity: Identity
+    wal: WalArchive
+    index: WalIndex
+    catalog: CatalogMap
+    lease: LeaseState | None
+    timeline: int
+    stretches: tuple[Stretch, ...]
+    database: str | None
+    now_us: int
+
+    @property
+    def current_until_us(self) -> int:
+        """Return the moment up to which the archive is proven to hold everything, 0: unknown."""
+        return self.lease.current_until_us if self.lease else 0
+
+    def resolve(self, target_text: str) -> ResolvedLsn:
+        """Return the position that a target's text means; see Resolver.resolve for the errors.
+
+        Looked for in the newest stretch of WAL without a gap first, then in those before it.
+        """
+        target = parse_target(target_text, now_us=self.now_us)
+        refusal: OutsideWindow | None = None
+        for stretch in reversed(self.stretches):
+            try:
+                return self.resolver(stretch).resolve(target)
+            except OutsideWindow as error:
+                refusal = refusal or error
+        assert refusal is not None, "there is a stretch"
+        raise refusal
+
+    def resolver(self, stretch: Stretch) -> Resolver:
+        """Return the resolver of targets in one stretch."""
+        return Resolver(
+            self.index,
+            stretch,
+            window_to_us=self.current_until_us if stretch == self.stretches[-1] else 0,
+            now_us=self.now_us,
+            find_mark=partial(read_mark, self.store),
+        )
+
+
+def open_reading(settings: Settings) -> Reading:
+    """Open the archive of the settings.
+
+    Raises NotConfigured, StoreUnusable, PreconditionFailed for an archive of a later format,
+    ArchiveLacks when there is no WAL in it.
+    """
+    store = open_store(settings.needed_archive())
+    identity = open_archive(store)
+    wal = WalArchive(store)
+    wal.refresh()
+    timelines = [timeline for timeline in wal.timelines() if wal.ranges(timeline)]
+    timeline = timelines[-1] if timelines else 0
+    ranges = wal.ranges(timeline) if timelines else []
+    if not ranges:
+        _ = wal.segment_bytes  # says that there is no WAL
+    try:
+        lease = read_newest_lease(store)
+    except CorruptObject:
+        lease = None
+    limits = {entry.timeline: entry.switch.value for entry in wal.history(timeline)}
+    limits[timeline] = 1 << 64
+    return Reading(
+        store=store,
+        identity=identity,
+        wal=wal,
+        index=WalIndex(store, wal),
+        catalog=CatalogMap(store, limits),
+        lease=lease,
+        timeline=timeline,
+        stretches=tuple(Stretch(timeline, begin, end) for begin, end in ranges),
+        database=settings.database or _database(settings),
+        now_us=now_us(),
+    )
+
+
+def _database(settings: Settings) -> str | None:
+    return database_of(settings.source.location) if settings.source else None

@@ -1,0 +1,69 @@
+"""undo: take a merge back, by the same rules; and find out what became of one that was cut off."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from pitr.operations.merge import Confirm, MergeResult
+from pitr.operations.postgres.merge import Run, run_plan
+from pitr.operations.undo import Settled, UndoWish
+from pitr.postgres.connection import Connection, connect
+from pitr.postgres.diff.states import States
+from pitr.postgres.faults import server_faults
+from pitr.postgres.merge.apply import transaction_outcome
+from pitr.postgres.merge.plan import PlanRequest
+from pitr.postgres.merge.undo import classify_merged, classify_merged_again
+from pitr.recovery.merges import KeptMerge
+from pitr.vocabulary.plan import MergeOptions, MergeOutcome, OnStep
+
+
+def undo_merge(
+    state: Path,
+    kept: KeptMerge,
+    wish: UndoWish,
+    live: Connection,
+    *,
+    reconnect: Callable[[], Connection],
+    confirm: Confirm,
+    on_step: OnStep,
+) -> MergeResult:
+    """Take a merge back in the database of a connection. Raises as `run_plan` does, and Corrupt."""
+    record = kept.record
+    request = PlanRequest(
+        recovery=record.recovery,
+        source=record.source,
+        target=f"before the merge {record.id}",
+        # What the merge inserted goes.
+        options=MergeOptions(on_conflict=wish.on_conflict, delete_extra=True),
+        is_described=False,
+    )
+    run = Run(
+        state=state,
+        recovery=record.recovery,
+        undoes=record.id,
+        is_agreed=wish.is_agreed,
+        saved=None,
+        lock_seconds=wish.lock_seconds,
+        confirm=confirm,
+        on_step=on_step,
+        reconnect=reconnect,
+        classify=lambda states: classify_merged(states.live, kept.folder),
+        again=classify_merged_again,
+    )
+    return run_plan(States(live=live, before=None, tables=()), request, run)
+
+
+def settle_merge(kept: KeptMerge) -> Settled:
+    """Ask the server what became of the transaction of a merge, and note it in its record."""
+    assert kept.record.xid is not None, kept.record.id
+    live = connect(kept.record.source)
+    try:
+        with server_faults(f"ask what became of transaction {kept.record.xid}"):
+            outcome = transaction_outcome(live, kept.record.xid)
+    finally:
+        live.close()
+    if outcome is None:
+        return Settled(kept.record.id, None, "its transaction is still running")
+    kept.conclude(outcome)
+    return Settled(kept.record.id, MergeOutcome(outcome))

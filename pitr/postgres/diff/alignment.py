@@ -1,0 +1,219 @@
+"""One table in its three states, side by side: which columns name its rows, which are compared.
+
+Statements call the states b, a and l, the columns of the key k0, k1, … and those that are compared
+c0, c1, …. Rows of before and after stand in temporary tables beside the live one:
+
+    pitr_before_<i>, pitr_after_<i>     k0 …, c0 …, and without a key: copies
+
+A value is carried as it is where equality of its type is equality of its image, else as its text
+under pinned settings. Keys match by the `=` of the live type, under the live collation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from pitr.postgres.diff.drift import drift_between, same_columns
+from pitr.postgres.tables.definition import Column, Table
+from pitr.postgres.tables.name import quoted
+from pitr.vocabulary.drift import SchemaDrift
+
+BEFORE, AFTER, LIVE = "before", "after", "live"
+ALIASES = {BEFORE: "b", AFTER: "a", LIVE: "l"}
+
+
+@dataclass(frozen=True, slots=True)
+class SharedColumn:
+    """One column as each state that has the table defines it."""
+
+    sides: Mapping[str, Column]
+
+    @property
+    def own(self) -> Column:
+        """Return the live column, or the one before where there is no live table."""
+        return self.sides.get(LIVE) or self.sides[BEFORE]
+
+    @property
+    def name(self) -> str:
+        """Return its live name, or the one before."""
+        return self.own.name
+
+    @property
+    def carried(self) -> str:
+        """Return the type by which its values are compared in all states."""
+        kinds = {column.carried for column in self.sides.values()}
+        return kinds.pop() if len(kinds) == 1 else "text"
+
+    @property
+    def key_type(self) -> str | None:
+        """Return the type that all states share and every server knows, None when there is none."""
+        if any(not column.is_builtin or column.kind != "b" for column in self.sides.values()):
+            return None
+        kinds = {column.plain_type for column in self.sides.values()}
+        return kinds.pop() if len(kinds) == 1 else None
+
+    def image(self, state: str, alias: str) -> str:
+        """Return the carried value of the column of a row of a state."""
+        column = self.sides[state]
+        value = column.image(alias)
+        if self.carried == "text" and column.carried != "text":
+            return f'({value})::text COLLATE "C"'
+        return value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlignedTable:
+    """One table in the states that have it. `key` is empty for rows known by content alone.
+
+    `columns` are compared; where only some of them count, `judged` has their places.
+    """
+
+    index: int
+    sides: Mapping[str, Table]
+    after_known: bool
+    key: tuple[SharedColumn, ...]
+    columns: tuple[SharedColumn, ...]
+    drift: SchemaDrift
+    judged: frozenset[int] | None = None
+
+    @property
+    def before(self) -> Table:
+        """Return the table at the target."""
+        return self.sides[BEFORE]
+
+    @property
+    def live(self) -> Table | None:
+        """Return the live table."""
+        return self.sides.get(LIVE)
+
+    @property
+    def name(self) -> str:
+        """Return the live name, or the one before, as people read it."""
+        return str((self.live or self.before).name)
+
+    def staged(self, state: str) -> str:
+        """Return the name of the temporary table that holds the rows of a state."""
+        return f"pg_temp.pitr_{state}_{self.index}"
+
+    def staged_columns(self) -> list[tuple[str, str]]:
+        """Return the columns of the temporary tables with their types."""
+        keys = [(f"k{at}", column.key_type or "text") for at, column in enumerate(self.key)]
+        values = [(f"c{at}", column.carried) for at, column in enumerate(self.columns)]
+        return [*keys, *values, *([] if self.key else [("copies", "bigint")])]
+
+    def key_image(self, column: SharedColumn, state: str, alias: str) -> str:
+        """Return the value of a key column as it is staged."""
+        if column.key_type is not None:
+            return f"{alias}.{quoted(column.sides[state].name)}"
+        side = column.sides[state]
+        value = side.image(alias)
+        return value if side.carried == "text" else f"({value})::text"
+
+    def rows_in(self, state: str) -> str:
+        """Return the SELECT body of a state on its own server, with its rows under alias t."""
+        return f"FROM {self.sides[state].source} AS t"
+
+    def taken(self, state: str, alias: str = "t") -> list[str]:
+        """Return the staged values of a row of a state, without copies."""
+        keys = [self.key_image(column, state, alias) for column in self.key]
+        return keys + [column.image(state, alias) for column in self.columns]
+
+    def typed_key(self, at: int, expression: str) -> str:
+        """Return a staged key value in the live type and collation."""
+        column = self.key[at]
+        own = column.own
+        if LIVE in column.sides and column.key_type is None:
+            expression = f"({expression})::{own.plain_type}"
+        return f"({expression}) COLLATE {own.collation}" if own.collation else expression
+
+    def source(self, state: str, *, alias: str | None = None) -> str:
+        """Return what to put behind FROM or JOIN for a state, beside the live table."""
+        name = alias or ALIASES[state]
+        width, size = range(len(self.columns)), range(len(self.key))
+        if state == LIVE and self.live is not None:
+            keys = [f"t.{quoted(c.sides[LIVE].name)} AS k{at}" for at, c in enumerate(self.key)]
+            values = [f"{c.image(LIVE, 't')} AS c{at}" for at, c in enumerate(self.columns)]
+            return f"(SELECT {', '.join([*keys, *values])} {self.rows_in(LIVE)}) AS {name}"
+        taken = [f"{self.typed_key(at, f'k{at}')} AS k{at}" for at in size]
+        taken += [f"c{at}" for at in width]
+        if state in self.sides:
+            taken += [] if self.key else ["copies"]
+            return f"(SELECT {', '.join(taken)} FROM {self.staged(state)}) AS {name}"
+        # Without the table there are no rows, but they have the types of those before.
+        return f"(SELECT {', '.join(taken)} FROM {self.staged(BEFORE)} WHERE FALSE) AS {name}"
+
+    def match(self, left: str, right: str) -> str:
+        """Return the condition that two rows have the same key; `left` is like `b.k{at}`."""
+        return " AND ".join(
+            f"{left.format(at=at)} = {right.format(at=at)}" for at in range(len(self.key))
+        )
+
+
+def align(
+    index: int,
+    before: Table,
+    after: Table | None,
+    live: Table | None,
+    *,
+    after_known: bool,
+    chosen: Sequence[str] | None = None,
+) -> AlignedTable:
+    """Put the states of one table side by side; `chosen` are the columns that count, if not all."""
+    sides = {BEFORE: before}
+    if after is not None:
+        sides[AFTER] = after
+    if live is not None:
+        sides[LIVE] = live
+    others = {state: same_columns(before, table) for state, table in sides.items()}
+    shared: dict[str, SharedColumn] = {}
+    for column in before.columns:
+        if all(column.name in names for names in others.values()):
+            found = {s: sides[s].column(names[column.name]) for s, names in others.items()}
+            if not any(one.is_generated for one in found.values()):
+                shared[column.name] = SharedColumn(found)
+    key = _shared_key(sides, others, shared)
+    compared = tuple(
+        column
+        for column in shared.values()
+        if column not in key or not all(one.is_exact_key for one in column.sides.values())
+    )
+    names = [column.name for column in (*key, *compared)]
+    return AlignedTable(
+        index=index,
+        sides=sides,
+        after_known=after_known,
+        key=key,
+        columns=compared,
+        drift=drift_between(before, live, names),
+        judged=_judged(chosen, key, compared),
+    )
+
+
+def _judged(
+    chosen: Sequence[str] | None, key: Sequence[SharedColumn], columns: Sequence[SharedColumn]
+) -> frozenset[int] | None:
+    """Return the places of the columns that count: those chosen, named as before, and the key.
+
+    Without a key a row is its content: then all of them do.
+    """
+    if chosen is None or not key:
+        return None
+    names = {*chosen, *(one.sides[BEFORE].name for one in key)}
+    return frozenset(at for at, one in enumerate(columns) if one.sides[BEFORE].name in names)
+
+
+def _shared_key(
+    sides: Mapping[str, Table],
+    others: Mapping[str, Mapping[str, str]],
+    shared: Mapping[str, SharedColumn],
+) -> tuple[SharedColumn, ...]:
+    """Return the columns that name each row once in every state; none when there are none."""
+    known = {state: {frozenset(key) for key in table.row_keys()} for state, table in sides.items()}
+    for key in sides[BEFORE].row_keys():
+        if all(name in shared for name in key) and all(
+            frozenset(names[name] for name in key) in known[state]
+            for state, names in others.items()
+        ):
+            return tuple(shared[name] for name in key)
+    return ()

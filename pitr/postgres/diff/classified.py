@@ -1,0 +1,314 @@
+"""Every row of the chosen tables with its class, in temporary tables; and rows as they stream out.
+
+Table number i of a recovery has pg_temp.pitr_rows_<i>, which leaves `unrelated` rows out:
+
+    n                 a number for each row, ascending by key
+    key_0, key_1, …   the key in the live type, as it was before, or as the damage put it in
+    class             the text of the RowClass
+    mask              one character a compared column: '.' nothing, 'r' repair, 't' touched since
+    reason            what keeps the row out of the plan, NULL when nothing does
+    copies            only where rows have no key: how many of these rows are lost
+
+Rows without a key are known by their content: `key_<n>` is every column that all states have, by
+its carried value. The live server does the work, set by set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+from pitr.diff.sql import POSTGRES, RowSource, class_sql
+from pitr.postgres.diff.alignment import AFTER, ALIASES, BEFORE, LIVE, AlignedTable
+from pitr.postgres.diff.candidates import Buckets, Limits, find_candidates
+from pitr.postgres.diff.staging import stage
+from pitr.postgres.diff.states import States, align_states
+from pitr.postgres.tables.session import Connection, rows_of, run
+from pitr.vocabulary.diff_row import DiffRow, Row, Verdict
+from pitr.vocabulary.drift import SchemaDrift
+from pitr.vocabulary.row_class import RowClass
+
+_FETCHED_ROWS = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassifiedTable:
+    """One table of a recovery, and how many of its rows are of each class.
+
+    `key` and `columns` are live names, `key_<n>` of `rows_table` and character n of its mask in
+    their order. `buckets` are those that checksums told to look at, `where` the condition that
+    chose rows of before.
+    """
+
+    aligned: AlignedTable
+    counts: dict[RowClass, int]
+    warnings: tuple[str, ...]
+    buckets: Buckets | None = None
+    where: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Return the name of the live table, or the one before where there is none."""
+        return self.aligned.name
+
+    @property
+    def keyless(self) -> bool:
+        """Return whether no key names the rows, so that `key` is all of their content."""
+        return not self.aligned.key
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """Return the columns that name a row."""
+        chosen = self.aligned.columns if self.keyless else self.aligned.key
+        return tuple(column.name for column in chosen)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Return the columns that are compared."""
+        return () if self.keyless else tuple(column.name for column in self.aligned.columns)
+
+    @property
+    def rows_table(self) -> str:
+        """Return the name of the table of the rows, as statements may use it."""
+        return rows_name(self.aligned.index)
+
+    @property
+    def drift(self) -> SchemaDrift:
+        """Return how the live table differs from what it was."""
+        return self.aligned.drift
+
+
+def rows_name(index: int) -> str:
+    """Return the name of the table of the rows of table number `index`."""
+    return f"pg_temp.pitr_rows_{index}"
+
+
+def classify(states: States, limits: Limits | None = None) -> list[ClassifiedTable]:
+    """Classify the rows of every table of the recovery, in the order of the recovery.
+
+    Makes the temporary tables, inside the transactions that are open. Raises what `align_states`
+    raises.
+    """
+    found = []
+    for table in align_states(states):
+        buckets = find_candidates(states, table, limits or Limits())
+        stage(states, table, buckets)
+        found.append(classify_staged(states.live, table, buckets, where=states.where))
+    return found
+
+
+def classify_again(live: Connection, table: ClassifiedTable) -> ClassifiedTable:
+    """Classify the same staged rows beside live as it is now."""
+    return classify_staged(live, table.aligned, table.buckets, where=table.where)
+
+
+def classify_staged(
+    live: Connection, table: AlignedTable, buckets: Buckets | None, *, where: str | None = None
+) -> ClassifiedTable:
+    """Classify the rows of one table whose other states are staged."""
+    run(live, f"DROP TABLE IF EXISTS {rows_name(table.index)}")
+    select = _by_key(table, where) if table.key else _by_content(table, buckets)
+    own = rows_name(table.index).partition(".")[2]
+    run(live, f"CREATE TEMP TABLE {own} ON COMMIT DROP AS {select}")
+    run(live, f"ANALYZE {rows_name(table.index)}")
+    return ClassifiedTable(
+        aligned=table,
+        counts=class_counts(live, table),
+        warnings=_warnings(table, where),
+        buckets=buckets,
+        where=where,
+    )
+
+
+def class_counts(live: Connection, table: AlignedTable) -> dict[RowClass, int]:
+    """Count the rows of each class."""
+    amount = "count(*)" if table.key else "sum(copies)"
+    found = rows_of(
+        live, f"SELECT class, {amount}::bigint FROM {rows_name(table.index)} GROUP BY 1 ORDER BY 1"
+    )
+    return {RowClass(name): int(count) for name, count in found}
+
+
+def _warnings(table: AlignedTable, where: str | None) -> tuple[str, ...]:
+    name = table.name
+    found = list(table.drift.sentences(name))
+    if not table.key:
+        found.append(
+            f"{name}: no key names its rows, so they are told apart by their content; "
+            "a row that was changed counts as lost"
+        )
+    if where is not None and table.after_known:
+        found.append(f"{name}: only some rows were restored; rows put in since are not looked for")
+    return tuple(found)
+
+
+# --- by key --------------------------------------------------------------------------------------
+
+
+def _by_key(table: AlignedTable, where: str | None) -> str:
+    """Return the SELECT that classifies: a join of the staged states, and live looked up by key."""
+    width = range(len(table.key))
+    present = {state: f"({alias}.k0 IS NOT NULL)" for state, alias in ALIASES.items()}
+    sources = {state: RowSource(ALIASES[state], present[state]) for state in ALIASES}
+    found = class_sql(
+        [f"c{at}" for at in range(len(table.columns))],
+        before=sources[BEFORE],
+        after=sources[AFTER] if table.after_known else None,
+        live=sources[LIVE],
+        dialect=POSTGRES,
+        judged=None if table.judged is None else {f"c{at}" for at in table.judged},
+    )
+    masks = [
+        f"CASE WHEN {repair} THEN 'r' WHEN {touched} THEN 't' ELSE '.' END"
+        for repair, touched in zip(found.repair, found.touched, strict=True)
+    ]
+    keys = [f"CASE WHEN {present[BEFORE]} THEN b.k{at} ELSE a.k{at} END" for at in width]
+    joined = table.source(BEFORE)
+    if table.after_known:
+        how = "LEFT" if where is not None else "FULL"
+        joined += f" {how} JOIN {table.source(AFTER)} ON {table.match('b.k{at}', 'a.k{at}')}"
+        live_keys = " AND ".join(f"l.k{at} = ({key})" for at, key in enumerate(keys))
+    else:
+        keys = [f"b.k{at}" for at in width]
+        live_keys = table.match("l.k{at}", "b.k{at}")
+    joined += f" LEFT JOIN {table.source(LIVE)} ON {live_keys}"
+    named = ", ".join(f"{key} AS key_{at}" for at, key in enumerate(keys))
+    mask = balanced(masks, "||") if masks else "''"
+    inner = f"SELECT {named}, {found.row_class} AS class, {mask} AS mask FROM {joined}"
+    order = ", ".join(f"key_{at}" for at in width)
+    return (
+        f"SELECT row_number() OVER (ORDER BY {order}) AS n, {order}, class, mask,"
+        f" NULL::text AS reason FROM ({inner}) AS classed WHERE class <> '{RowClass.UNRELATED}'"
+    )
+
+
+def balanced(parts: list[str], sign: str) -> str:
+    """Return expressions joined by a sign, nested as a balanced tree: a deep one costs stack."""
+    if len(parts) == 1:
+        return parts[0]
+    middle = len(parts) // 2
+    return f"({balanced(parts[:middle], sign)} {sign} {balanced(parts[middle:], sign)})"
+
+
+# --- by content ----------------------------------------------------------------------------------
+
+
+def _by_content(table: AlignedTable, buckets: Buckets | None) -> str:
+    """Return the SELECT that counts the copies of each row in the states."""
+    width = range(len(table.columns))
+    columns = ", ".join(f"c{at}" for at in width)
+    keys = ", ".join(f"c{at} AS key_{at}" for at in width)
+    lost = "least(sum(gone_after), sum(gone_live))" if table.after_known else "sum(gone_live)"
+    parts = [
+        f"SELECT copies AS gone_after, copies AS gone_live, {columns} FROM {table.source(BEFORE)}"
+    ]
+    if table.after_known:
+        parts.append(f"SELECT -copies, 0, {columns} FROM {table.source(AFTER)}")
+    parts.append(f"SELECT 0, -copies, {columns} FROM {live_contents(table, buckets)}")
+    return (
+        f"SELECT row_number() OVER (ORDER BY {columns}) AS n, {keys}, '{RowClass.LOST}'::text"
+        f" AS class, ''::text AS mask, NULL::text AS reason, ({lost})::bigint AS copies"
+        f" FROM ({' UNION ALL '.join(parts)}) AS counted GROUP BY {columns} HAVING {lost} > 0"
+    )
+
+
+def live_contents(table: AlignedTable, buckets: Buckets | None) -> str:
+    """Return what stands behind FROM for the live rows of a table without a key, with `copies`."""
+    width = range(len(table.columns))
+    if table.live is None:
+        none = ", ".join(f"c{at}" for at in width)
+        return f"(SELECT {none}, copies FROM {table.staged(BEFORE)} WHERE FALSE) AS l"
+    taken = ", ".join(f"{c.image(LIVE, 't')} AS c{at}" for at, c in enumerate(table.columns))
+    chosen = f" WHERE {buckets.condition(table, LIVE)}" if buckets else ""
+    groups = ", ".join(str(at + 1) for at in width)
+    return (
+        f"(SELECT {taken}, count(*) AS copies {table.rows_in(LIVE)}{chosen} GROUP BY {groups}) AS l"
+    )
+
+
+# --- rows ----------------------------------------------------------------------------------------
+
+
+def stream_rows(
+    live: Connection,
+    table: ClassifiedTable,
+    classes: Collection[RowClass] | None = None,
+    limit: int | None = None,
+) -> Iterator[DiffRow]:
+    """Yield the rows in the order of their keys, with the values of `columns` in each state.
+
+    A value is an int, or the text that PostgreSQL writes of it. Without a key the values are those
+    of `key`, and a row that is lost several times comes as often. Reads as it goes, inside the open
+    transaction, a few hundred rows at a time.
+    """
+    statement = _content_statement(table) if table.keyless else _key_statement(table)
+    if classes is not None:
+        names = ", ".join(f"'{row_class}'" for row_class in sorted(classes)) or "NULL"
+        statement += f" WHERE r.class IN ({names})"
+    statement += " ORDER BY r.n" + ("" if limit is None else f" LIMIT {limit}")
+    name = f"pitr_diff_{table.aligned.index}"
+    with live.cursor(name) as cursor:
+        cursor.itersize = _FETCHED_ROWS
+        cursor.execute(statement.encode())
+        for row in cursor:
+            yield _diff_row(table, row)
+
+
+def _content_statement(table: ClassifiedTable) -> str:
+    shown = [_shown(f"r.key_{at}", c.carried) for at, c in enumerate(table.aligned.columns)]
+    return (
+        f"SELECT {', '.join(['r.class', 'r.mask', *shown])}"
+        f" FROM {table.rows_table} AS r CROSS JOIN LATERAL generate_series(1, r.copies)"
+    )
+
+
+def _key_statement(table: ClassifiedTable) -> str:
+    aligned = table.aligned
+    states = [state for state in (BEFORE, AFTER, LIVE) if state in aligned.sides]
+    taken = ["r.class", "r.mask"]
+    taken += [_shown(f"r.key_{at}", column.own.carried) for at, column in enumerate(aligned.key)]
+    joined = ""
+    for state in states:
+        alias = ALIASES[state]
+        taken += [f"({alias}.k0 IS NOT NULL)"]
+        taken += [_shown(f"{alias}.c{at}", c.carried) for at, c in enumerate(aligned.columns)]
+        match = aligned.match(f"{alias}.k{{at}}", "r.key_{at}")
+        joined += f" LEFT JOIN {aligned.source(state)} ON {match}"
+    return f"SELECT {', '.join(taken)} FROM {table.rows_table} AS r{joined}"
+
+
+def _shown(value: str, carried: str) -> str:
+    """Return a value as a diff shows it: a whole number, or the text of anything else."""
+    return value if carried in ("int2", "int4", "int8", "oid") else f"({value})::text"
+
+
+def _diff_row(table: ClassifiedTable, row: Row) -> DiffRow:
+    width, size = len(table.columns), len(table.key)
+    verdict, key = _verdict(str(row[0]), str(row[1])), row[2 : 2 + size]
+    if table.keyless:
+        return DiffRow(table=table.name, key=(), verdict=verdict, before=key, after=None, live=None)
+    images: dict[str, Row | None] = {}
+    at = 2 + size
+    for state in (BEFORE, AFTER, LIVE):
+        if state in table.aligned.sides:
+            images[state] = row[at + 1 : at + 1 + width] if row[at] else None
+            at += 1 + width
+    return DiffRow(
+        table=table.name,
+        key=key,
+        verdict=verdict,
+        before=images.get(BEFORE),
+        after=images.get(AFTER),
+        live=images.get(LIVE),
+    )
+
+
+@lru_cache(maxsize=1024)
+def _verdict(name: str, mask: str) -> Verdict:
+    """Return what a row of the table says; the same few come again and again."""
+    return Verdict(
+        RowClass(name),
+        repair_columns=tuple(at for at, mark in enumerate(mask) if mark == "r"),
+        touched_columns=tuple(at for at, mark in enumerate(mask) if mark == "t"),
+    )

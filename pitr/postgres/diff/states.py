@@ -1,0 +1,151 @@
+"""The states of a recovery: up to three databases, each behind a connection of its own.
+
+`before` and `after` are ordinary servers of the version of live, only read; they may be two
+databases of one server. All temporary tables are live's, and live is where rows are classified.
+Each connection must be in a pinned transaction (`tables.session`) while the states are used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from pitr.errors import PrivilegeMissing, SourceUnusable, TableUnknown
+from pitr.postgres.diff.alignment import AlignedTable, align
+from pitr.postgres.tables.definition import Table
+from pitr.postgres.tables.name import TableName, quoted
+from pitr.postgres.tables.reading import read_table
+from pitr.postgres.tables.session import Connection, begin, is_open, reading, run, value_of
+
+_PERSISTENCE = {"u": "an unlogged table", "t": "a temporary table"}
+_KINDS = {
+    "v": "a view",
+    "m": "a materialised view",
+    "f": "a foreign table",
+    "S": "a sequence",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class States:
+    """The open states. `tables` are names at the target; `where` is a condition over their rows.
+
+    `columns` has, by table, those that alone are to be compared and set back.
+
+    Without `before` the rows are staged from elsewhere: an undo has them in files.
+    """
+
+    live: Connection
+    before: Connection | None
+    tables: tuple[TableName, ...]
+    after: Connection | None = None
+    where: str | None = None
+    columns: Mapping[TableName, Sequence[str]] = field(default_factory=dict)
+
+
+@contextmanager
+def comparing(states: States) -> Iterator[None]:
+    """Run the block in one snapshot of each state; the temporary tables go with it."""
+    with sidecars(states):
+        begin(states.live)
+        try:
+            yield
+        finally:
+            if is_open(states.live):
+                run(states.live, "ROLLBACK")
+
+
+@contextmanager
+def sidecars(states: States) -> Iterator[None]:
+    """Run the block in one snapshot of each state but live."""
+    if states.before is None:
+        yield
+        return
+    with reading(states.before):
+        if states.after is None or states.after is states.before:
+            yield
+            return
+        with reading(states.after):
+            yield
+
+
+def align_states(states: States) -> list[AlignedTable]:
+    """Find the tables in all states. Raises TableUnknown, SourceUnusable, psycopg.Error."""
+    return [_align_one(states, at, name) for at, name in enumerate(states.tables)]
+
+
+def _align_one(states: States, index: int, name: TableName) -> AlignedTable:
+    assert states.before is not None
+    before = read_table(states.before, name)
+    if before is None:
+        raise TableUnknown(
+            f"no table {name} at the target",
+            hint="Tables are named as schema.table; 'pitr log -t' shows when one was dropped.",
+        )
+    _check_kind(before)
+    check_readable(states.before, before)
+    after = None
+    if states.after is not None:
+        after = _same_table(states.after, before)
+        if after is not None:
+            check_readable(states.after, after)
+    live = _same_table(states.live, before)
+    if live is not None:
+        check_readable(states.live, live)
+    return align(
+        index,
+        before,
+        after,
+        live,
+        after_known=states.after is not None,
+        chosen=states.columns.get(name),
+    )
+
+
+def check_readable(connection: Connection, table: Table) -> None:
+    """Raise PrivilegeMissing when the role would not see every row and column of a table.
+
+    Row security does not fail: it shows fewer rows, and the others would be taken for lost.
+    """
+    role = str(value_of(connection, "SELECT current_user"))
+    if table.hides_rows:
+        raise PrivilegeMissing(
+            f"row security hides rows of {table.name} from {role} (rls_hidden)",
+            detail="Rows that are hidden would look as if they were lost.",
+            hint=f"Connect as {table.owner}, the owner, or as a role with BYPASSRLS.",
+        )
+    grants = []
+    if "USAGE" not in table.privileges:
+        grants.append(f"GRANT USAGE ON SCHEMA {quoted(table.name.schema)} TO {quoted(role)}")
+    if any("SELECT" not in column.privileges for column in table.columns):
+        grants.append(f"GRANT SELECT ON {table.name.sql} TO {quoted(role)}")
+    if grants:
+        raise PrivilegeMissing(
+            f"{role} may not read {table.name}",
+            detail="Every column is read to compare the rows.",
+            hint=f"As its owner: {'; '.join(grants)};",
+        )
+
+
+def _check_kind(table: Table) -> None:
+    kind = _KINDS.get(table.kind) or _PERSISTENCE.get(table.persistence)
+    if kind is not None:
+        raise SourceUnusable(
+            f"cannot recover {table.name}: it is {kind}",
+            detail="Its rows are not in the WAL, or it has none of its own.",
+        )
+
+
+def _same_table(connection: Connection, before: Table) -> Table | None:
+    """Return the table in another state: by its name, or renamed, which keeps OID and numbers."""
+    found = read_table(connection, before.name)
+    if found is not None:
+        return found if found.kind in ("r", "p") else None
+    found = read_table(connection, oid=before.oid)
+    if found is None or found.kind not in ("r", "p"):
+        return None
+    types = {column.number: column.type for column in before.columns}
+    shared = [column for column in found.columns if column.number in types]
+    is_same = all(types[column.number] == column.type for column in shared)
+    return found if shared and is_same else None

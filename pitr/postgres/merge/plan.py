@@ -1,0 +1,213 @@
+"""Make the plan of a merge: from classified rows to what is written, what is in the way, and why.
+
+Runs inside the transaction in which the rows were classified. Writes nothing but temporary tables.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from pitr.merge.fingerprint import fingerprint
+from pitr.merge.rules import action_counts, actions_of, conflicts_of, resolution_of_rows
+from pitr.postgres.diff.classified import ClassifiedTable
+from pitr.postgres.diff.states import States
+from pitr.postgres.merge.blockers import combined, conflict, taken_values
+from pitr.postgres.merge.digests import live_digest, planned_digest
+from pitr.postgres.merge.parents import Family, find_orphans
+from pitr.postgres.merge.planned import PlannedTable
+from pitr.postgres.merge.rehearsal import altered_values, rehearse, without_partition
+from pitr.postgres.merge.script import script_of
+from pitr.postgres.merge.writability import checked_values, judge_table, rights_missing
+from pitr.postgres.tables.definition import Table
+from pitr.postgres.tables.reading import read_dependents, read_foreign_keys, read_table
+from pitr.postgres.tables.session import Connection, rows_of
+from pitr.vocabulary.plan import Blocker, MergeOptions, Plan, Resolution, TablePlan
+from pitr.vocabulary.row_class import Action, RowClass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanRequest:
+    """What a plan is of, and what was asked for.
+
+    `chosen` names the tables that were asked for, if not all. `is_described` says whether the
+    script is wanted.
+    """
+
+    recovery: str
+    source: str
+    target: str
+    options: MergeOptions
+    chosen: tuple[str, ...] = ()
+    is_described: bool = True
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedPlan:
+    """A plan with all that running it in the same transaction needs."""
+
+    plan: Plan
+    tables: tuple[PlannedTable, ...]
+    family: Family
+
+
+def make_plan(
+    states: States, classified: Sequence[ClassifiedTable], request: PlanRequest
+) -> PreparedPlan:
+    """Return the plan of a recovery whose rows `classify` has put under their classes.
+
+    Raises UsageError for a --set that makes no sense, psycopg.Error.
+    """
+    return _Planner(states.live, request).plan(classified)
+
+
+class _Planner:
+    def __init__(self, live: Connection, request: PlanRequest) -> None:
+        self._live = live
+        self._request = request
+        self._options = request.options
+        self._warnings = list(request.warnings)
+        self._blockers: list[Blocker] = []
+        self._row_resolution = resolution_of_rows(request.options)
+
+    def plan(self, classified: Sequence[ClassifiedTable]) -> PreparedPlan:
+        """Make the plan: tables first, then what is in the way, then what it all comes to."""
+        tables = [self._planned(table) for table in classified]
+        for table in tables:
+            self._judge(table)
+        self._find_conflicts(tables)
+        family = self._family([table for table in tables if not table.is_missing])
+        self._find_refused(family)
+        return self._prepared(tables, family)
+
+    def _planned(self, table: ClassifiedTable) -> PlannedTable:
+        self._warnings += table.warnings
+        planned = PlannedTable(classified=table, actions=actions_of(self._options))
+        if table.aligned.live is None:
+            return planned
+        return checked_values(planned, self._options.set_columns)
+
+    def _judge(self, table: PlannedTable) -> None:
+        self._blockers += rights_missing(self._live, table)
+        found = judge_table(self._live, table)
+        self._blockers += found.blockers
+        self._warnings += found.warnings
+        if table.is_missing:
+            return
+        self._blockers += rehearse(self._live, table, self._row_resolution)
+        self._blockers += altered_values(self._live, table, self._row_resolution)
+        self._blockers += without_partition(self._live, table, self._row_resolution)
+        if table.classes():
+            self._warnings += [
+                f"{table.name}: the materialised view {name} stays as it is until it is refreshed"
+                for name in read_dependents(self._live, table.live.oid)
+            ]
+        if table.classes(Action.INSERT) and table.live.sequences:
+            self._warnings.append(
+                f"{table.name}: its sequences are raised where they must be, never lowered; that"
+                " stays even when the merge is rolled back"
+            )
+
+    def _find_conflicts(self, tables: Sequence[PlannedTable]) -> None:
+        for kind, resolution in conflicts_of(self._options).items():
+            for table in tables:
+                if table.classified.counts.get(RowClass(kind.value)):
+                    self._blockers += conflict(self._live, table, kind, resolution)
+
+    def _family(self, tables: Sequence[PlannedTable]) -> Family:
+        return gather_family(self._live, tables)
+
+    def _find_refused(self, family: Family) -> None:
+        """Find rows that other rows keep out.
+
+        A row that is left out stays as it is, holds what it holds and is no parent to others: so
+        again, until nothing new is found.
+        """
+        while True:
+            found = [
+                blocker
+                for table in family.tables
+                for blocker in taken_values(self._live, table, self._row_resolution)
+            ]
+            found += find_orphans(self._live, family, self._row_resolution)
+            self._blockers += found
+            if not found or self._row_resolution is Resolution.BLOCKS:
+                return
+
+    def _prepared(self, tables: Sequence[PlannedTable], family: Family) -> PreparedPlan:
+        request = self._request
+        is_blocked = any(one.resolution is Resolution.BLOCKS for one in self._blockers)
+        stamp = self._fingerprint(tables)
+        script = None
+        if request.is_described and not is_blocked:
+            script = script_of(self._live, family, stamp)
+        plan = Plan(
+            recovery=request.recovery,
+            engine="postgres",
+            source=request.source,
+            target=request.target,
+            chosen=request.chosen,
+            options=self._options,
+            tables=tuple(self._table_plan(table) for table in tables),
+            blockers=combined(self._blockers),
+            warnings=tuple(dict.fromkeys(self._warnings)),
+            fingerprint=stamp,
+            script=script,
+        )
+        return PreparedPlan(plan=plan, tables=tuple(tables), family=family)
+
+    def _fingerprint(self, tables: Sequence[PlannedTable]) -> str:
+        chosen = self._options
+        options = [str(chosen.on_conflict), chosen.update, chosen.delete_extra]
+        parts: list[object] = [self._request.target, options, list(chosen.set_columns)]
+        for table in tables:
+            definition = None if table.is_missing else _definition(table.live)
+            digests = [planned_digest(self._live, table), live_digest(self._live, table)]
+            parts.append([table.name, definition, digests])
+        return fingerprint(parts)
+
+    def _table_plan(self, table: PlannedTable) -> TablePlan:
+        amount = "sum(r.copies)" if table.keyless else "count(*)"
+        rows = rows_of(
+            self._live,
+            f"SELECT class, ({amount})::bigint FROM {table.rows} AS r WHERE reason IS NOT NULL"
+            " GROUP BY class",
+        )
+        left_out: dict[RowClass, int] = defaultdict(int)
+        for name, count in rows:
+            left_out[RowClass(name)] += int(count)
+        counts = table.classified.counts
+        return TablePlan(
+            table=table.name,
+            counts=counts,
+            actions=action_counts(counts, table.actions, left_out),
+        )
+
+
+def gather_family(live: Connection, tables: Sequence[PlannedTable]) -> Family:
+    """Return the tables with their foreign keys and the tables at the other ends of those."""
+    keys = read_foreign_keys(live, [table.live.oid for table in tables])
+    known = {table.live.oid: table.live for table in tables}
+    for oid in {oid for key in keys for oid in (key.child_oid, key.parent_oid)} - known.keys():
+        found = read_table(live, oid=oid)
+        if found is not None:
+            known[oid] = found
+    return Family(keys=keys, tables=tables, relatives=known)
+
+
+def _definition(table: Table) -> object:
+    """Return everything that defines a table, in an order of its own; sizes left out."""
+    return _ordered(asdict(replace(table, estimated_rows=0, size_bytes=0)))
+
+
+def _ordered(value: Any) -> object:
+    if isinstance(value, dict):
+        return [[str(key), _ordered(one)] for key, one in value.items()]
+    if isinstance(value, frozenset):
+        return sorted(map(str, value))
+    if isinstance(value, list | tuple):
+        return [_ordered(one) for one in value]
+    return value

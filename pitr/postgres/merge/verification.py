@@ -1,0 +1,85 @@
+"""Read back what a merge wrote, before it commits: no error is not yet success.
+
+A trigger may drop a row without an error, or alter it. A column that a trigger of the table sets
+itself, such as a time of the last change, is the trigger's: there its value stands, and is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pitr.postgres.diff.classified import balanced
+from pitr.postgres.merge.planned import PlannedTable
+from pitr.postgres.merge.writability import owned_columns
+from pitr.postgres.merge.writing import suppressed
+from pitr.postgres.tables.session import Connection
+from pitr.vocabulary.row_class import Action
+
+
+def verify_written(connection: Connection, tables: Sequence[PlannedTable]) -> tuple[str, ...]:
+    """Compare the rows that were written with the plan, and return warnings.
+
+    Raises DatabaseRefused when a row is missing, is still there, or differs in a column that no
+    trigger owns.
+    """
+    warnings: list[str] = []
+    for table in tables:
+        if table.keyless:
+            continue
+        for action in (Action.INSERT, Action.UPDATE):
+            if table.classes(action):
+                warnings += _verify(connection, table, action)
+        if table.classes(Action.DELETE):
+            left = f"{table.acting(Action.DELETE)} AND EXISTS ({_live(table, [])})"
+            if table.count(connection, left):
+                raise suppressed(connection, table, left)
+    return tuple(warnings)
+
+
+def _verify(connection: Connection, table: PlannedTable, action: Action) -> list[str]:
+    columns = list(table.insert_columns)
+    if action is Action.UPDATE:
+        columns = [column.name for column in table.live.plain_columns]
+    owned = owned_columns(table, action)
+    kept = [name for name in columns if name not in owned]
+    if _count_same(connection, table, action, columns) == table.count(
+        connection, table.acting(action)
+    ):
+        return []
+    wrong = f"{table.acting(action)} AND NOT EXISTS ({_live(table, kept)})"
+    if table.count(connection, wrong):
+        raise suppressed(connection, table, wrong)
+    altered = table.count(
+        connection, f"{table.acting(action)} AND NOT EXISTS ({_live(table, columns)})"
+    )
+    if not altered:
+        return []
+    names = ", ".join(name for name in columns if name in owned)
+    return [f"{table.name}: triggers have set {names} in {altered} rows that were written"]
+
+
+def _count_same(
+    connection: Connection, table: PlannedTable, action: Action, columns: Sequence[str]
+) -> int:
+    """Count the rows that are what they should be, by a join of all at once."""
+    same = f"r.n IN (SELECT r.n FROM {table.rows} AS r {table.becoming()} {table.live_row()}"
+    same += f" WHERE {_equal(table, columns)})"
+    return table.count(connection, f"{table.acting(action)} AND {same}")
+
+
+def _live(table: PlannedTable, columns: Sequence[str]) -> str:
+    """Return a SELECT of the live row of `r`, if it has the values that `x` has in columns."""
+    joined = f"{table.live.source} AS l"
+    if not columns:
+        return f"SELECT FROM {joined} WHERE {table.same_key()}"
+    x = f"JOIN {table.become} AS x ON {_equal(table, columns)}"
+    return f'SELECT FROM {joined} {x} WHERE {table.same_key()} AND x."pitr n" = r.n'
+
+
+def _equal(table: PlannedTable, columns: Sequence[str]) -> str:
+    tests = [
+        f"{table.live.column(name).image('l')} IS NOT DISTINCT FROM"
+        f" {table.live.column(name).image('x')}"
+        for name in columns
+    ]
+    return balanced(tests, "AND") if tests else "TRUE"

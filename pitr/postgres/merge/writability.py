@@ -1,0 +1,203 @@
+"""What the live table itself holds against being written: found from the catalog alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from pitr.errors import PrivilegeMissing, UsageError
+from pitr.postgres.merge.planned import PlannedTable
+from pitr.postgres.tables.name import quoted
+from pitr.postgres.tables.session import Connection, value_of
+from pitr.vocabulary.plan import Blocker, BlockerKind, Resolution
+from pitr.vocabulary.row_class import Action
+
+_LARGE_OBJECT = 26
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """Blockers of a table, and what else there is to know before it is written."""
+
+    blockers: tuple[Blocker, ...]
+    warnings: tuple[str, ...]
+
+
+def rights_missing(connection: Connection, table: PlannedTable) -> list[Blocker]:
+    """Return the blocker of rights to write that the role lacks, with the GRANTs to be made."""
+    if table.is_missing:
+        return []
+    role = str(value_of(connection, "SELECT current_user"))
+    grants = [*_grants(table, role), *_sequence_grants(table, role)]
+    if not grants:
+        return []
+    detail = "; ".join(grants)
+    return [table.blocker(BlockerKind.PRIVILEGE_MISSING, detail, Resolution.BLOCKS)]
+
+
+def check_rights(connection: Connection, tables: Sequence[PlannedTable]) -> None:
+    """Raise PrivilegeMissing, with the GRANTs to be made, when the role may not write the plan."""
+    found = [blocker for table in tables for blocker in rights_missing(connection, table)]
+    if found:
+        names = ", ".join(blocker.table for blocker in found)
+        grants = "; ".join(blocker.detail for blocker in found)
+        raise PrivilegeMissing(
+            f"the role may not write {names}; nothing was changed",
+            detail="The merge needs rights that the role does not have.",
+            hint=f"As its owner: {grants};",
+        )
+
+
+def _grants(table: PlannedTable, role: str) -> Iterator[str]:
+    live = table.live
+    needed: dict[str, list[str]] = {}
+    if table.classes(Action.INSERT):
+        needed["INSERT"] = list(table.insert_columns)
+    if table.classes(Action.UPDATE):
+        needed["UPDATE"] = list(table.classified.columns)
+    if table.classes(Action.DELETE):
+        needed["DELETE"] = []
+        needed.setdefault("UPDATE", list(table.classified.columns))  # to lock the rows
+    for verb, columns in needed.items():
+        if verb in live.privileges:
+            continue
+        lacking = [name for name in columns if verb not in live.column(name).privileges]
+        if lacking or verb == "DELETE":
+            listed = f" ({', '.join(map(quoted, lacking))})" if len(lacking) < len(columns) else ""
+            yield f"GRANT {verb}{listed} ON {live.name.sql} TO {quoted(role)}"
+
+
+def _sequence_grants(table: PlannedTable, role: str) -> Iterator[str]:
+    if not table.classes(Action.INSERT):
+        return
+    for sequence in table.live.sequences:
+        if sequence.column in table.insert_columns and not (sequence.may_set and sequence.may_read):
+            yield f"GRANT SELECT, UPDATE ON SEQUENCE {sequence.name.sql} TO {quoted(role)}"
+
+
+def judge_table(connection: Connection, table: PlannedTable) -> Judgement:
+    """Return what stands in the way of the whole table, and warnings about writing to it."""
+    if table.is_missing:
+        detail = "the table is gone"
+        return Judgement(_blocked(table, BlockerKind.SCHEMA_DRIFT, detail), ())
+    found = [*_rules(table), *_columns(table), *_published(table)]
+    warnings = [*_trigger_warnings(table), *_downstream(table)]
+    return Judgement(tuple(found), tuple(warnings))
+
+
+def _blocked(table: PlannedTable, kind: BlockerKind, detail: str) -> tuple[Blocker, ...]:
+    if not table.classes():
+        return ()
+    rows = sum(table.classified.counts.get(row_class, 0) for row_class in table.classes())
+    return (table.blocker(kind, detail, Resolution.BLOCKS, rows=rows),)
+
+
+def _rules(table: PlannedTable) -> tuple[Blocker, ...]:
+    if not table.live.rules:
+        return ()
+    names = ", ".join(table.live.rules)
+    detail = f"the rules {names} would put other statements in the place of what is written"
+    return _blocked(table, BlockerKind.TRIGGER_SUPPRESSED, detail)
+
+
+def _columns(table: PlannedTable) -> Iterator[Blocker]:
+    needing = [
+        column.name
+        for column in table.added()
+        if column.not_null and column.default is None and not column.identity
+    ]
+    if needing and table.classes(Action.INSERT):
+        detail = f"{', '.join(needing)} needs a value that rows of then do not have; give it with"
+        detail += f" --set {needing[0]}=SQL"
+        yield from _blocked(table, BlockerKind.SCHEMA_DRIFT, detail)
+    if not table.keyless and table.classes(Action.UPDATE):
+        always = [c.name for c in table.live.columns if c.identity == "a"]
+        fixed = [name for name in always if name in table.classified.columns]
+        if fixed:
+            detail = f"{', '.join(fixed)} is GENERATED ALWAYS AS IDENTITY, which no UPDATE sets"
+            yield from _blocked(table, BlockerKind.CHECK_FAILED, detail)
+
+
+def _published(table: PlannedTable) -> tuple[Blocker, ...]:
+    live = table.live
+    if not live.changes_published_by or not table.classes(Action.UPDATE, Action.DELETE):
+        return ()
+    by_key = any(index.is_primary for index in live.indexes)
+    by_index = any(index.is_replica_identity for index in live.indexes)
+    has_identity = {"d": by_key, "i": by_index, "f": True}.get(live.replica_identity, False)
+    if has_identity:
+        return ()
+    names = ", ".join(live.changes_published_by)
+    detail = f"it is published by {names} and has no replica identity, so that no row of it can be"
+    detail += " updated or deleted"
+    return _blocked(table, BlockerKind.CHECK_FAILED, detail)
+
+
+def events(table: PlannedTable) -> dict[str, Action]:
+    """Return the events that writing a table sets off."""
+    wanted = {"INSERT": Action.INSERT, "UPDATE": Action.UPDATE, "DELETE": Action.DELETE}
+    return {event: action for event, action in wanted.items() if table.classes(action)}
+
+
+def owned_columns(table: PlannedTable, action: Action) -> set[str]:
+    """Return the columns that a trigger sets itself when rows are written so."""
+    wanted = next(event for event, one in events(table).items() if one is action)
+    return {
+        name
+        for trigger in table.live.triggers
+        if trigger.timing == "BEFORE" and trigger.for_each_row and wanted in trigger.events
+        for name in trigger.assigned
+    }
+
+
+def _trigger_warnings(table: PlannedTable) -> Iterator[str]:
+    wanted = events(table)
+    for trigger in table.live.triggers:
+        fires = [event for event in trigger.events if event in wanted]
+        if fires:
+            sets = f", and sets {', '.join(trigger.assigned)}" if trigger.assigned else ""
+            yield (
+                f"{table.name}: the trigger {trigger.name} will fire {trigger.timing}"
+                f" {' OR '.join(fires)} (calls {trigger.function}{sets})"
+            )
+
+
+def _downstream(table: PlannedTable) -> Iterator[str]:
+    live = table.live
+    published = sorted({*live.changes_published_by, *live.inserts_published_by})
+    if published and table.classes():
+        yield f"{table.name}: subscribers of {', '.join(published)} will see what is written"
+    large = [c.name for c in live.columns if _is_large_object(c.type, c.base_oid)]
+    if large and table.classes(Action.INSERT, Action.UPDATE):
+        yield (
+            f"{table.name}: {', '.join(large)} may name large objects; the objects themselves do"
+            " not come back with the rows"
+        )
+    if live.partitions > 32 and table.classes():
+        yield f"{table.name}: has {live.partitions} partitions, each of which may be locked"
+
+
+def _is_large_object(type_name: str, base_oid: int) -> bool:
+    return base_oid == _LARGE_OBJECT or type_name.split(".")[-1] == "lo"
+
+
+def checked_values(table: PlannedTable, options: tuple[tuple[str, str], ...]) -> PlannedTable:
+    """Return the table with the values of --set that concern it.
+
+    Raises UsageError for a column, written with the table's name, that was not added since.
+    """
+    added = set(table.aligned.drift.added)
+    found = []
+    for name, expression in options:
+        place, _, column = name.rpartition(".")
+        if place and place not in (table.name, table.aligned.before.name.name):
+            continue
+        if column in added:
+            found.append((column, expression))
+        elif place:
+            raise UsageError(
+                f"--set {name} names no column that was added since",
+                detail=f"Added to {table.name}: {', '.join(sorted(added)) or 'none'}.",
+                hint="Name a column that the table did not have at the target.",
+            )
+    return replace(table, values=tuple(found))

@@ -1,0 +1,266 @@
+"""The statements of a merge, set by set; each tells how many rows it wrote, and that is checked.
+
+Names are written in full and the settings are those of the role, as triggers may expect them.
+Foreign keys are satisfied by order where one is possible: the verbs are tried in several orders,
+each within a savepoint, and at last in one statement, since keys are checked when that ends. No
+trigger is switched off, and no constraint is set aside but those that are DEFERRABLE.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from psycopg import errors
+
+from pitr.errors import DatabaseRefused
+from pitr.postgres.merge.parents import Family
+from pitr.postgres.merge.planned import PlannedTable
+from pitr.postgres.merge.script import parents_first
+from pitr.postgres.tables.name import quoted
+from pitr.postgres.tables.session import Connection, rows_of, run, value_of
+from pitr.vocabulary.plan import BlockerKind
+from pitr.vocabulary.row_class import Action
+
+# nextval() can never lower a sequence that others use meanwhile; setval() could.
+_STEPS_MAX = 1_000_000
+_ORDERS = (
+    (Action.INSERT, Action.UPDATE, Action.DELETE),
+    (Action.DELETE, Action.UPDATE, Action.INSERT),
+    (Action.DELETE, Action.INSERT, Action.UPDATE),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WrittenTable:
+    """What a merge did to one table."""
+
+    table: str
+    inserted: int
+    updated: int
+    deleted: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Write:
+    """One statement, whose rows must be `expected`."""
+
+    table: PlannedTable
+    action: Action
+    statement: str
+    expected: int
+    mask: str = ""
+
+
+def refused(detail: str, hint: str | None = None) -> DatabaseRefused:
+    """Return the error for a merge that did not come out as planned."""
+    return DatabaseRefused("the merge was refused and rolled back", detail=detail, hint=hint)
+
+
+def suppressed(connection: Connection, table: PlannedTable, condition: str) -> DatabaseRefused:
+    """Return the error for rows, given by a condition on `r`, that are not what was written."""
+    keys = table.keys(connection, condition)
+    shown = "; ".join(", ".join(map(str, key)) for key in keys)
+    rows = table.count(connection, condition)
+    return refused(
+        f"{BlockerKind.TRIGGER_SUPPRESSED}: {rows} rows of {table.name} were not written as"
+        f" planned. They are, by {', '.join(table.classified.key)}: {shown}.",
+        f"Look at the triggers of {table.name}; 'pitr plan' names those that fire.",
+    )
+
+
+def write_all(connection: Connection, family: Family) -> tuple[WrittenTable, ...]:
+    """Write every row of the plan. Raises DatabaseRefused, psycopg.Error."""
+    run(connection, "SET CONSTRAINTS ALL DEFERRED")
+    for table in family.tables:
+        raise_sequences(connection, table)
+    writes = list(_writes(connection, family))
+    attempts: list[Callable[[], None]] = [
+        lambda order=order: _in_order(connection, writes, order)  # type: ignore[misc]
+        for order in _orders(writes)
+    ]
+    if len(writes) > 1:
+        attempts.append(lambda: _at_once(connection, writes))
+    attempts.append(lambda: _parked(connection, family, writes))
+    _first_that_works(connection, attempts)
+    run(connection, "SET CONSTRAINTS ALL IMMEDIATE")
+    done = Counter[tuple[str, Action]]()
+    for one in writes:
+        done[one.table.rows, one.action] += one.expected
+    return tuple(
+        WrittenTable(
+            table=table.name,
+            inserted=done[table.rows, Action.INSERT],
+            updated=done[table.rows, Action.UPDATE],
+            deleted=done[table.rows, Action.DELETE],
+        )
+        for table in family.tables
+    )
+
+
+def _orders(writes: Sequence[_Write]) -> list[tuple[Action, ...]]:
+    """Return the orders that differ for the verbs that there are."""
+    present = {one.action for one in writes}
+    orders = [tuple(action for action in order if action in present) for order in _ORDERS]
+    return list(dict.fromkeys(orders))
+
+
+def _first_that_works(connection: Connection, attempts: Sequence[Callable[[], None]]) -> None:
+    for attempt in attempts[:-1]:
+        run(connection, "SAVEPOINT pitr_order")
+        try:
+            attempt()
+        except (errors.ForeignKeyViolation, errors.UniqueViolation, errors.ExclusionViolation):
+            run(connection, "ROLLBACK TO SAVEPOINT pitr_order")
+            continue
+        run(connection, "RELEASE SAVEPOINT pitr_order")
+        return
+    attempts[-1]()
+
+
+def _in_order(connection: Connection, writes: Sequence[_Write], order: Sequence[Action]) -> None:
+    for action in order:
+        chosen = [one for one in writes if one.action is action]
+        for one in reversed(chosen) if action is Action.DELETE else chosen:
+            rows = run(connection, one.statement).rowcount
+            _check(connection, one, rows)
+
+
+def _at_once(connection: Connection, writes: Sequence[_Write]) -> None:
+    """Run all statements as one: foreign keys are checked at its end, so cycles are no obstacle."""
+    parts = [f"w{at} AS ({one.statement} RETURNING 1)" for at, one in enumerate(writes)]
+    counts = [f"(SELECT count(*) FROM w{at})" for at in range(len(writes))]
+    (found,) = rows_of(connection, f"WITH {', '.join(parts)} SELECT {', '.join(counts)}")
+    for one, rows in zip(writes, found, strict=True):
+        _check(connection, one, int(rows))
+
+
+def _check(connection: Connection, one: _Write, rows: int) -> None:
+    if rows == one.expected:
+        return
+    acting = one.table.acting(one.action)
+    if one.mask:
+        acting = f"{acting} AND r.mask = '{one.mask}'"
+    raise suppressed(connection, one.table, acting)
+
+
+def _writes(connection: Connection, family: Family) -> Iterator[_Write]:
+    """Yield the statements, parents first."""
+    for table in parents_first(family):
+        if table.classes(Action.INSERT):
+            acting = table.acting(Action.INSERT)
+            rows = table.count(connection, acting)
+            yield _Write(table, Action.INSERT, _insertion(table, acting), rows)
+        for mask in table.masks(connection):
+            condition = f"{table.acting(Action.UPDATE)} AND r.mask = '{mask}'"
+            rows = table.count(connection, condition)
+            statement = _update(table, mask, condition)
+            yield _Write(table, Action.UPDATE, statement, rows, mask)
+        if table.classes(Action.DELETE):
+            acting = table.acting(Action.DELETE)
+            rows = table.count(connection, acting)
+            yield _Write(table, Action.DELETE, _deletion(table, acting), rows)
+
+
+def _insertion(table: PlannedTable, acting: str) -> str:
+    names = ", ".join(map(quoted, table.insert_columns))
+    taken = ", ".join(f"x.{quoted(name)}" for name in table.insert_columns)
+    copies = "CROSS JOIN LATERAL generate_series(1, r.copies)" if table.keyless else ""
+    identity = any(column.identity for column in table.live.columns)
+    overriding = "OVERRIDING SYSTEM VALUE " if identity else ""
+    return (
+        f"INSERT INTO {table.live.name.sql} ({names}) {overriding}SELECT {taken}"
+        f" FROM {table.rows} AS r {table.becoming()} {copies} WHERE {acting} ORDER BY r.n"
+    )
+
+
+def _update(table: PlannedTable, mask: str, condition: str) -> str:
+    sets = ", ".join(f"{quoted(name)} = x.{quoted(name)}" for name in table.masked(mask))
+    return (
+        f"UPDATE {table.live.source} AS l SET {sets} FROM {table.rows} AS r {table.becoming()}"
+        f" WHERE {table.same_key()} AND {condition}"
+    )
+
+
+def _deletion(table: PlannedTable, acting: str) -> str:
+    if not table.keyless:
+        return (
+            f"DELETE FROM {table.live.source} AS l USING {table.rows} AS r"
+            f" WHERE {table.same_key()} AND {acting}"
+        )
+    # Of copies that are all alike, the ones that came last.
+    numbered = (
+        "SELECT l.tableoid AS relation, l.ctid AS place, r.copies,"
+        " row_number() OVER (PARTITION BY r.n ORDER BY l.tableoid, l.ctid DESC) AS number"
+        f" FROM {table.rows} AS r JOIN {table.live.source} AS l ON {table.same_content()}"
+        f" WHERE {acting}"
+    )
+    return (
+        f"DELETE FROM {table.live.source} AS l USING ({numbered}) AS d"
+        " WHERE d.number <= d.copies AND l.tableoid = d.relation AND l.ctid = d.place"
+    )
+
+
+def _parked(connection: Connection, family: Family, writes: Sequence[_Write]) -> None:
+    """Set unique columns to NULL in passing, so that rows can swap their values.
+
+    Only where no trigger would see it and the column may be NULL; else the server's refusal stands.
+    """
+    for table in family.tables:
+        fires = any("UPDATE" in trigger.events for trigger in table.live.triggers)
+        numbers = {n for index in table.live.indexes for n in index.columns}
+        free = {c.name for c in table.live.columns if c.number in numbers and not c.not_null}
+        for mask in [] if fires else table.masks(connection):
+            parked = [name for name in table.masked(mask) if name in free]
+            if parked:
+                sets = ", ".join(f"{quoted(name)} = NULL" for name in parked)
+                run(
+                    connection,
+                    f"UPDATE {table.live.source} AS l SET {sets} FROM {table.rows} AS r"
+                    f" WHERE {table.same_key()} AND {table.acting(Action.UPDATE)}"
+                    f" AND r.mask = '{mask}'",
+                )
+    _in_order(connection, writes, _orders(writes)[0])
+
+
+# --- sequences -----------------------------------------------------------------------------------
+
+
+def raise_sequences(connection: Connection, table: PlannedTable) -> None:
+    """Bring each sequence of a table past the values that are put in; never lower one.
+
+    Not undone by a rollback, and harmless: it leaves numbers out.
+    """
+    if not table.classes(Action.INSERT):
+        return
+    for sequence in table.live.sequences:
+        if sequence.column not in table.insert_columns or sequence.increment < 0:
+            continue
+        highest = value_of(
+            connection,
+            f"SELECT max(x.{quoted(sequence.column)})::bigint FROM {table.rows} AS r"
+            f" {table.becoming()} WHERE {table.acting(Action.INSERT)}",
+        )
+        if highest is not None:
+            _raise_to(connection, sequence.name.sql, int(highest), sequence.increment)
+
+
+def _raise_to(connection: Connection, name: str, highest: int, increment: int) -> None:
+    ((last, is_called),) = rows_of(connection, f"SELECT last_value, is_called FROM {name}")
+    behind = highest - (int(last) if is_called else int(last) - increment)
+    if behind <= 0:
+        return
+    steps = -(-behind // increment)
+    if steps <= _STEPS_MAX:
+        run(
+            connection,
+            "SELECT count(pg_catalog.nextval(%s::regclass)) FROM generate_series(1, %s)",
+            (name, steps),
+        )
+        return
+    run(
+        connection,
+        f"SELECT pg_catalog.setval(%s::regclass, %s) FROM {name} WHERE last_value < %s",
+        (name, highest, highest),
+    )
