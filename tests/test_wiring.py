@@ -111,4 +111,4 @@ def test_command_loads_the_library_of_its_own_engine_only(tmp_path: Path) -> Non
     assert loaded_by(tmp_path, "status")[2] == "False"
     there = f"postgresql:///x?host={tmp_path}"
     found = loaded_by(tmp_path, "init", there, "--archive", "other")
-    assert found[:2] == ("3", "False")
+    assert found == ("3", "False", "True")

@@ -94,10 +94,13 @@ def source_options(function: F) -> F:
 
 
 def settings_of(
-    config: str | None, source: str | None, archive: str | None, *, poll: str | None = None
+    config: str | None, source: str | None, archive: str | None, **more: str | None
 ) -> Settings:
-    """Return the settings that flags, environment and pitr.toml come to."""
-    flags = {"archive": archive, "poll": poll}
+    """Return the settings that flags, environment and pitr.toml come to.
+
+    `more` are flags of one command, named as the settings that they override.
+    """
+    flags = {"archive": archive, **more}
     return resolve_settings(
         config_path=Path(config) if config else None,
         source_name=source,

@@ -62,14 +62,24 @@ def _finding_json(finding: Finding) -> dict[str, str]:
 
 
 @click.command()
+@click.option(
+    "--pg-bindir", metavar="FOLDER", help="Where PostgreSQL's server programs are, for sidecars."
+)
 @source_options
 @json_option
-def check(config: str | None, source: str | None, archive: str | None, *, as_json: bool) -> None:
+def check(
+    pg_bindir: str | None,
+    config: str | None,
+    source: str | None,
+    archive: str | None,
+    *,
+    as_json: bool,
+) -> None:
     """Say whether the source can be captured, and what mends it.
 
     Looks at the database and at the archive. Each failing point comes with its remedy.
     """
-    findings = check_settings(settings_of(config, source, archive))
+    findings = check_settings(settings_of(config, source, archive, pg_bindir=pg_bindir))
     failed = [finding for finding in findings if finding.level is Level.FAIL]
     if as_json:
         emit_json({"ok": not failed, "findings": [_finding_json(item) for item in findings]})
