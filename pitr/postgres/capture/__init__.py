@@ -1,6 +1,7 @@
 """Following a cluster's WAL into an archive, continuously or segment by segment.
 
 Import order inside the package:
-    cluster, gap, stream, watch, open_segment → alarm, progress, resume → attach → session → capture;
+    cluster, gap, stream, watch, open_segment → alarm, progress, resume → attach → session
+    → capture;
     cluster → push
 """
