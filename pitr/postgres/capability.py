@@ -17,10 +17,10 @@ from pathlib import Path
 from psycopg.rows import class_row
 
 from pitr.errors import PitrError
-from pitr.postgres.binaries import find_binaries
 from pitr.postgres.connection import Connection, connect, connect_replication
 from pitr.postgres.faults import server_faults
 from pitr.postgres.replication import identify
+from pitr.postgres.server import find_binaries
 from pitr.postgres.slot import Slot, read_slot
 from pitr.vocabulary.finding import Finding, Level
 
