@@ -135,7 +135,13 @@ static uint64_t little_long(const uint8_t *p) {
     return (uint64_t)little_word(p + 4) << 32 | little_word(p);
 }
 
+/* Bytes that one of three interleaved checksums covers: the instruction takes three cycles, and
+   another one can begin in each. */
+#define CRC_STRIPE 256
+
 static uint32_t crc_table[8][256];
+/* What CRC_STRIPE zero bytes make of a checksum, by each byte of it. */
+static uint32_t crc_shift[4][256];
 
 static void make_crc_table(void) {
     for (uint32_t n = 0; n < 256; n++) {
@@ -168,8 +174,35 @@ static uint32_t crc_portable(uint32_t crc, const uint8_t *p, size_t size) {
 }
 
 #if defined(__x86_64__) && defined(__GNUC__)
+/* The checksum is linear: a table is made of what becomes of its 32 bits. */
+static void make_crc_shift(void) {
+    static const uint8_t zeros[CRC_STRIPE];
+    for (uint32_t byte = 0; byte < 4; byte++) {
+        for (uint32_t n = 1; n < 256; n++) {
+            uint32_t rest = n & (n - 1);
+            crc_shift[byte][n] = rest
+                ? crc_shift[byte][rest] ^ crc_shift[byte][n ^ rest]
+                : crc_portable(n << 8 * byte, zeros, CRC_STRIPE);
+        }
+    }
+}
+
+static uint32_t shifted(uint32_t crc) {
+    return crc_shift[0][crc & 0xff] ^ crc_shift[1][crc >> 8 & 0xff]
+        ^ crc_shift[2][crc >> 16 & 0xff] ^ crc_shift[3][crc >> 24];
+}
+
 __attribute__((target("sse4.2")))
 static uint32_t crc_sse42(uint32_t crc, const uint8_t *p, size_t size) {
+    for (; size >= 3 * CRC_STRIPE; size -= 3 * CRC_STRIPE, p += 3 * CRC_STRIPE) {
+        uint64_t a = crc, b = 0, c = 0;
+        for (size_t at = 0; at < CRC_STRIPE; at += 8) {
+            a = __builtin_ia32_crc32di(a, little_long(p + at));
+            b = __builtin_ia32_crc32di(b, little_long(p + CRC_STRIPE + at));
+            c = __builtin_ia32_crc32di(c, little_long(p + 2 * CRC_STRIPE + at));
+        }
+        crc = shifted(shifted((uint32_t)a) ^ (uint32_t)b) ^ (uint32_t)c;
+    }
     uint64_t wide = crc;
     for (; size >= 8; size -= 8, p += 8) {
         wide = __builtin_ia32_crc32di(wide, little_long(p));
@@ -188,13 +221,16 @@ static void choose_crc(void) {
     make_crc_table();
 #if defined(__x86_64__) && defined(__GNUC__)
     if (__builtin_cpu_supports("sse4.2")) {
+        make_crc_shift();
         crc_update = crc_sse42;
     }
 #endif
 }
 
-/* Columns of one table: `count` rows, in memory for `room`. */
+/* Columns of one table: `count` rows, in memory for `room`. They are the bytes objects that are
+   returned, so that nothing is copied at the end. */
 typedef struct {
+    PyObject *object[8];
     uint8_t *column[8];
     const uint8_t *widths;
     size_t columns, count, room;
@@ -212,22 +248,40 @@ typedef struct {
     uint8_t *carry, *kept;
     size_t carried, carry_room, kept_size, kept_room;
     Table records, blocks, keeps;
+    PyThreadState *released;
 } WalScan;
 
-static int has_room(Table *t) {
-    if (t->count < t->room) {
-        return 1;
-    }
-    size_t room = t->room ? t->room * 2 : 1024;
+/* Give a table memory for so many rows; needs the interpreter lock. */
+static int resize(Table *t, size_t room) {
     for (size_t n = 0; n < t->columns; n++) {
-        uint8_t *grown = PyMem_RawRealloc(t->column[n], room * t->widths[n]);
-        if (grown == NULL) {
+        Py_ssize_t size = (Py_ssize_t)(room * t->widths[n]);
+        if (t->object[n] == NULL) {
+            t->object[n] = PyBytes_FromStringAndSize(NULL, size);
+        } else if (PyBytes_GET_SIZE(t->object[n]) != size) {
+            _PyBytes_Resize(&t->object[n], size);
+        }
+        if (t->object[n] == NULL) {
+            PyErr_Clear();
             return 0;
         }
-        t->column[n] = grown;
+        t->column[n] = (uint8_t *)PyBytes_AS_STRING(t->object[n]);
     }
     t->room = room;
     return 1;
+}
+
+static int has_room(WalScan *s, Table *t) {
+    if (t->count < t->room) {
+        return 1;
+    }
+    if (s->released != NULL) {
+        PyEval_RestoreThread(s->released);
+    }
+    int is_done = resize(t, t->room ? t->room * 2 : 256);
+    if (s->released != NULL) {
+        s->released = PyEval_SaveThread();
+    }
+    return is_done;
 }
 
 static int append(uint8_t **to, size_t *size, size_t *room, const uint8_t *from, size_t more) {
@@ -351,7 +405,7 @@ static int block_references(WalScan *s, const uint8_t *r, uint32_t total, uint32
         if (left < 4 || id <= id_before) {
             return MALFORMED;
         }
-        if (!has_room(&s->blocks)) {
+        if (!has_room(s, &s->blocks)) {
             return NO_MEMORY;
         }
         size = block_reference(s, r + at, left, &relation, &content);
@@ -417,11 +471,11 @@ static int take_record(WalScan *s, const uint8_t *r, uint64_t begin) {
         s->blocks.count = first;
         return found;
     }
-    if (!has_room(&s->records)) {
+    if (!has_room(s, &s->records)) {
         return NO_MEMORY;
     }
     if (first == s->blocks.count && is_kept(rmgr, info)) {
-        if (!has_room(&s->keeps)
+        if (!has_room(s, &s->keeps)
             || !append(&s->kept, &s->kept_size, &s->kept_room, r, total)) {
             return NO_MEMORY;
         }
@@ -601,35 +655,29 @@ static int run_scan(WalScan *s) {
     return found;
 }
 
-static PyObject *columns_of(const Table *t) {
-    PyObject *result = PyTuple_New((Py_ssize_t)t->columns);
+static PyObject *columns_of(Table *t) {
+    PyObject *result = resize(t, t->count) ? PyTuple_New((Py_ssize_t)t->columns) : NULL;
     for (size_t n = 0; result != NULL && n < t->columns; n++) {
-        PyObject *column = PyBytes_FromStringAndSize(
-            (const char *)t->column[n], (Py_ssize_t)(t->count * t->widths[n]));
-        if (column == NULL) {
-            Py_CLEAR(result);
-        } else {
-            PyTuple_SET_ITEM(result, (Py_ssize_t)n, column);
-        }
+        PyTuple_SET_ITEM(result, (Py_ssize_t)n, t->object[n]);
+        t->object[n] = NULL;
     }
-    return result;
+    return result == NULL && !PyErr_Occurred() ? PyErr_NoMemory() : result;
 }
 
-static PyObject *scan_result(const WalScan *s, int end) {
+static PyObject *scan_result(WalScan *s, int end) {
     PyObject *keeps = columns_of(&s->keeps);
     if (keeps == NULL) {
         return NULL;
     }
     PyObject *kept = Py_BuildValue(
         "OOy#", PyTuple_GET_ITEM(keeps, 0), PyTuple_GET_ITEM(keeps, 1),
-        s->kept_size ? (const char *)s->kept : "",
-        (Py_ssize_t)s->kept_size);
+        s->kept_size ? (const char *)s->kept : "", (Py_ssize_t)s->kept_size);
     Py_DECREF(keeps);
     return Py_BuildValue(
         "iKKIKy#NNN", end, (unsigned long long)s->at, (unsigned long long)s->prev,
         (unsigned int)s->timeline, (unsigned long long)s->begin,
-        s->carried ? (const char *)s->carry : "",
-        (Py_ssize_t)s->carried, columns_of(&s->records), columns_of(&s->blocks), kept);
+        s->carried ? (const char *)s->carry : "", (Py_ssize_t)s->carried,
+        columns_of(&s->records), columns_of(&s->blocks), kept);
 }
 
 static int is_scan(const WalScan *s, const Py_buffer *carry) {
@@ -673,21 +721,21 @@ static PyObject *scan_wal(PyObject *module, PyObject *args) {
         PyErr_SetString(PyExc_ValueError, "data and state do not fit together");
         goto done;
     }
-    PyThreadState *state = data.len >= RELEASE_BYTES ? PyEval_SaveThread() : NULL;
+    s.released = data.len >= RELEASE_BYTES ? PyEval_SaveThread() : NULL;
     if (append(&s.carry, &s.carried, &s.carry_room, carry.buf, (size_t)carry.len)) {
         end = run_scan(&s);
     }
-    if (state != NULL) {
-        PyEval_RestoreThread(state);
+    if (s.released != NULL) {
+        PyEval_RestoreThread(s.released);
     }
     result = end == NO_MEMORY ? PyErr_NoMemory() : scan_result(&s, end);
 done:
     PyMem_RawFree(s.carry);
     PyMem_RawFree(s.kept);
     for (size_t n = 0; n < 8; n++) {
-        PyMem_RawFree(s.records.column[n]);
-        PyMem_RawFree(s.blocks.column[n]);
-        PyMem_RawFree(s.keeps.column[n]);
+        Py_XDECREF(s.records.object[n]);
+        Py_XDECREF(s.blocks.object[n]);
+        Py_XDECREF(s.keeps.object[n]);
     }
     PyBuffer_Release(&data);
     PyBuffer_Release(&carry);
