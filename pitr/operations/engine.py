@@ -50,11 +50,16 @@ def wired(verb: Callable[P, R], engine: str) -> Callable[P, R]:
     found = getattr(import_module(place), verb.__name__, None) if _exists(place) else None
     if found is None:
         raise PreconditionFailed(
-            f"{_SHOWN.get(engine, engine)} sources do not have this in this version: "
-            f"{verb.__name__.replace('_', ' ')}",
+            f"{_SHOWN.get(engine, engine)} sources do not have '{_named(verb)}' in this version",
             hint="'pitr --help' lists the commands; a later version may have it for this engine.",
         )
     return cast("Callable[P, R]", found)
+
+
+def _named(verb: Callable[..., object]) -> str:
+    """Return a verb as the user types it: the first word of its module, if it has it to itself."""
+    word = (import_module(verb.__module__).__doc__ or "").partition(":")[0]
+    return verb.__name__ if "," in word else word
 
 
 def _exists(module: str) -> bool:
