@@ -73,7 +73,7 @@ def test_verbs_are_found_and_sqlite_has_them_all() -> None:
 
 def test_verb_that_an_engine_does_not_have_is_refused() -> None:
     """Exit 3, naming engine and verb, also for an engine from a later version."""
-    with pytest.raises(PreconditionFailed, match="later sources do not have .when.") as caught:
+    with pytest.raises(PreconditionFailed, match=r"sources do not have 'when'") as caught:
         wired(find_row, "later")
     assert caught.value.exit_code == 3
     assert caught.value.hint
