@@ -445,3 +445,61 @@ def test_catalogs_can_be_asked_for_by_name(world: IndexWorld) -> None:
         ("pg_catalog.pg_authid", 1, 0),
         ("pg_catalog.pg_authid", 0, 1),
     ]
+
+
+def test_files_that_no_reading_saw_are_traced_to_their_table(world: IndexWorld) -> None:
+    """Rewritten again and again faster than anybody reads, and gone at last."""
+    run(world, "CREATE TABLE quick (id int PRIMARY KEY, body text)")
+    world.refresh()
+    begin = world.position()
+    run(
+        world,
+        "INSERT INTO quick SELECT g, repeat('x', 3000) FROM generate_series(1, 20) g",
+        "VACUUM FULL quick",
+        "DELETE FROM quick WHERE id < 6",
+        "TRUNCATE quick",
+        "INSERT INTO quick VALUES (1, 'a')",
+        "ALTER TABLE quick ALTER COLUMN id TYPE bigint",
+        "UPDATE quick SET body = 'b'",
+        "DROP TABLE quick",
+    )
+    world.refresh()
+    expected = [
+        (20, 0, 0, ""),
+        (0, 0, 0, "rewritten"),
+        (0, 0, 5, ""),
+        (0, 0, 0, "truncated"),
+        (1, 0, 0, ""),
+        (0, 0, 0, "rewritten"),
+        (0, 1, 0, ""),
+        (0, 0, 0, "dropped"),
+    ]
+    for found in (world.log("quick", begin=begin), world.log(begin=begin)):
+        changes = [change for item in found for change in item.tables]
+        assert {change.table for change in changes} == {"public.quick"}
+        assert [
+            (c.inserted, c.updated, c.deleted, " ".join(w for w in WORDS if getattr(c, w)))
+            for c in changes
+        ] == expected
+
+
+def test_first_reading_after_a_rewrite_names_what_was_before(world: IndexWorld) -> None:
+    """The chain is followed backwards too."""
+    begin = world.position()
+    run(
+        world,
+        "CREATE TABLE early AS SELECT generate_series(1, 8) AS id",
+        "VACUUM FULL early",
+        "TRUNCATE early",
+    )
+    world.refresh()
+    changes = [c for item in world.log("early", begin=begin) for c in item.tables]
+
+    assert [(c.inserted, c.created, c.rewritten, c.truncated) for c in changes] == [
+        (8, True, False, False),
+        (0, False, True, False),
+        (0, False, False, True),
+    ]
+
+
+WORDS = ("truncated", "rewritten", "dropped")

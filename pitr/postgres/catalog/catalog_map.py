@@ -209,6 +209,17 @@ class CatalogMap:
                 if version.begin <= end and not ends_before:
                     yield version
 
+    def readings_around(self, begin: int, end: int) -> tuple[int, int]:
+        """Return the last position read at or before `begin`, and the first at or after `end`.
+
+        Those of all databases count; where there is none, `begin` and `end` themselves.
+        """
+        self._lists()
+        assert self._objects is not None
+        positions = [item.position for items in self._objects.values() for item in items]
+        before = max((p for p in positions if p <= begin), default=begin)
+        return before, min((p for p in positions if p >= end), default=end)
+
     def newest(self, database: int) -> tuple[str | None, dict[int, Relation]]:
         """Return the key of the newest reading of a database, and what it came to."""
         history = self._history(database)

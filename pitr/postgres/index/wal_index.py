@@ -27,6 +27,7 @@ from pitr.postgres.index.parquet import Group
 from pitr.postgres.index.reading import IndexFiles
 from pitr.postgres.index.rows import NAMES, RowKind, Rows, empty_rows, join_rows
 from pitr.postgres.index.scanning import WalScans
+from pitr.postgres.wal.record import RelationFile
 from pitr.postgres.wal_spans import ArchivedWal
 from pitr.vocabulary.position import Lsn
 
@@ -48,6 +49,16 @@ class Part:
         """Return the bounds of the commit times in it when its name tells them; 0, 0: none."""
         item = self.tile.object if self.tile else None
         return (item.first_time_us, item.last_time_us) if item else None
+
+
+@dataclass(frozen=True, slots=True)
+class FileEvent:
+    """A relation file that a transaction made, or that the end of one, at `lsn`, dropped."""
+
+    lsn: int
+    xid: int
+    file: RelationFile
+    is_drop: bool
 
 
 class WalIndex:
@@ -204,6 +215,20 @@ class WalIndex:
                     piece = clip(piece, part.begin, part.end, self._wal.segment_bytes)
                 if len(piece):
                     yield piece
+
+    def file_events_of(self, part: Part) -> Iterator[FileEvent]:
+        """Yield which relation files were made and dropped in one part; main forks only."""
+        names = ("lsn", "kind", "xid", "fork", "tablespace", "database", "relation")
+
+        def is_wanted(group: Group) -> bool:
+            return not is_system(group) and group.chunks["kind"].greatest >= RowKind.CREATED
+
+        found = self._read(part, is_wanted, (*names, "length"))
+        for rows in [self._scan(part).relations] if found is None else found:
+            for lsn, kind, xid, fork, *file in rows.select(*names):
+                is_event = kind in (RowKind.CREATED, RowKind.DROPPED) and not fork
+                if is_event and part.begin <= lsn < part.end:
+                    yield FileEvent(lsn, xid, RelationFile(*file), kind == RowKind.DROPPED)
 
     def _read(
         self, part: Part, is_wanted: Callable[[Group], bool], names: Sequence[str]

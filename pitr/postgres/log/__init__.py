@@ -1,5 +1,5 @@
 """The transactions of an archive and what they did to tables, from the index and the catalog map.
 
 Import order inside the package:
-    pattern → tables → collecting → verdict → log
+    pattern → tables → succession, collecting → verdict → log
 """

@@ -9,6 +9,7 @@ from pitr.postgres.catalog.catalog_map import CatalogMap
 from pitr.postgres.index.wal_index import WalIndex
 from pitr.postgres.log.collecting import Collected, Collector
 from pitr.postgres.log.pattern import TablePattern
+from pitr.postgres.log.succession import changes_of_files, unseen_files
 from pitr.postgres.log.tables import Tables
 from pitr.postgres.log.verdict import table_changes
 from pitr.vocabulary.change import TableChange, Transaction
@@ -48,12 +49,18 @@ def transactions(
     CorruptObject, CorruptWal.
     """
     patterns = [TablePattern.parse(text) for text in tables]
+    begin, end = stretch.begin.value, stretch.end.value
+    around = catalog.readings_around(begin, end)
     known = Tables(
         catalog,
         patterns,
         default=default_database,
-        begin=stretch.begin.value,
-        end=stretch.end.value,
+        begin=begin,
+        end=end,
+        find_unseen=lambda table_of: unseen_files(
+            changes_of_files(index, stretch.timeline, max(around[0], stretch.first.value), end),
+            table_of,
+        ),
     )
     found: list[Transaction] = []
     for collected, changes in _walk(index, known, stretch, with_aborted=with_aborted):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from pitr.errors import TableUnknown
 from pitr.postgres.catalog.catalog_map import CatalogMap, Version, version_at
 from pitr.postgres.catalog.reading import Relation
-from pitr.postgres.index.file import WantedFiles
+from pitr.postgres.index.file import BlockRanges
 from pitr.postgres.log.pattern import TablePattern, is_own_schema
 from pitr.postgres.wal.record import RelationFile
 
@@ -26,6 +27,11 @@ class TableKey:
     file: int = 0
 
 
+# Which table, and its kind as in pg_class; and from that question the tables of unseen files.
+TableOf: TypeAlias = Callable[[RelationFile], "tuple[TableKey, str] | None"]
+FindUnseen: TypeAlias = Callable[[TableOf], dict[RelationFile, TableKey]]
+
+
 class Tables:
     """The tables of one log: those that patterns name, or all but PostgreSQL's own."""
 
@@ -37,11 +43,13 @@ class Tables:
         default: str | None,
         begin: int,
         end: int,
+        find_unseen: FindUnseen = lambda _table_of: {},
     ) -> None:
         """Look the patterns up among all that was there from `begin` to `end`.
 
         `default` is the database that patterns without one are about, and that is not printed.
-        Raises TableUnknown for a pattern that no table fits.
+        `find_unseen` says which files that no reading has seen belong to which tables. Raises
+        TableUnknown for a pattern that no table fits.
         """
         self._catalog = catalog
         self._default = default
@@ -59,11 +67,15 @@ class Tables:
             if version.relation.parent
         }
         self.traced = frozenset(_files(versions, {TableKey(d, PG_CLASS) for d in versions}))
-        self.files: WantedFiles | None = None
+        self.files: dict[RelationFile, BlockRanges | None] | None = None
         if patterns:
             self._shown = self._find(patterns, versions)
             wanted = _files(versions, self._shown)
             self.files = dict.fromkeys([*wanted, *self.traced])
+        for file, key in find_unseen(self.table_of).items():
+            self._known[file] = (key, _TABLES[0])
+            if self.files is not None and self._shown is not None and key in self._shown:
+                self.files[file] = None
 
     def table_of(self, file: RelationFile) -> tuple[TableKey, str] | None:
         """Return the table of a file and its kind as in pg_class; None for an unknown file."""
