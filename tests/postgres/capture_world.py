@@ -69,7 +69,6 @@ class Running:
         self.events: list[Event] = []
         self.stop = threading.Event()
         self.failure: BaseException | None = None
-        self.thread: threading.Thread | None = None
 
     def told(self, text: str, level: Level | None = None) -> bool:
         """Return whether an event with this text came."""
@@ -112,20 +111,28 @@ def capturing(
         store, server, spool, running.events.append, place=place, identity=identity, options=options
     )
 
+    with run_in_thread(running, capture):
+        yield running
+
+
+@contextmanager
+def run_in_thread(running: Running, capture: Capture) -> Iterator[None]:
+    """Run a capture while the block runs; then stop it, and raise what it failed with."""
+
     def run() -> None:
         try:
             capture.run(running.stop)
         except BaseException as error:
             running.failure = error
 
-    running.thread = threading.Thread(target=run)
-    running.thread.start()
+    thread = threading.Thread(target=run)
+    thread.start()
     try:
-        yield running
+        yield
     finally:
         running.stop.set()
-        running.thread.join(60)
-    assert not running.thread.is_alive()
+        thread.join(60)
+    assert not thread.is_alive()
     if running.failure is not None:
         raise running.failure
 

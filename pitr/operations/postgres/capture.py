@@ -14,6 +14,7 @@ from pitr.config import Settings
 from pitr.errors import ArchiveHeld, PreconditionFailed
 from pitr.operations.clock import now_us
 from pitr.postgres.capture.capture import Capture
+from pitr.postgres.capture.following import CatalogWatch, index_objects
 from pitr.postgres.capture.session import CaptureOptions
 from pitr.postgres.connection import connect
 from pitr.postgres.mark import MarkPosition, make_point
@@ -28,13 +29,15 @@ _FLUSH_SECONDS_MAX = 1.0
 def capture(settings: Settings, stop: threading.Event, on_event: OnEvent) -> None:
     """Follow the cluster until `stop` is set. See Capture.run for what it raises."""
     store, identity = _open(settings)
-    _capture(settings, store, identity, on_event).run(stop)
+    place = settings.needed_source().location
+    with closing(CatalogWatch(store, place, on_event)) as watch:
+        _capture(settings, store, identity, on_event, watch).run(stop)
 
 
 def capture_once(settings: Settings, on_event: OnEvent) -> None:
     """Archive everything committed now. See Capture.once for what it raises."""
     store, identity = _open(settings)
-    _capture(settings, store, identity, on_event).once()
+    _capture_once(settings, store, identity, on_event)
 
 
 def mark(settings: Settings, name: str, on_event: OnEvent, *, wait_seconds: float = 60) -> Mark:
@@ -56,7 +59,15 @@ def _open(settings: Settings) -> tuple[Store, Identity]:
     return store, open_archive(store)  # an archive is made by init only
 
 
-def _capture(settings: Settings, store: Store, identity: Identity, on_event: OnEvent) -> Capture:
+def _capture_once(settings: Settings, store: Store, identity: Identity, on_event: OnEvent) -> None:
+    place = settings.needed_source().location
+    with closing(CatalogWatch(store, place, on_event)) as watch:
+        _capture(settings, store, identity, on_event, watch).once()
+
+
+def _capture(
+    settings: Settings, store: Store, identity: Identity, on_event: OnEvent, watch: CatalogWatch
+) -> Capture:
     return Capture(
         store,
         identity,
@@ -64,6 +75,8 @@ def _capture(settings: Settings, store: Store, identity: Identity, on_event: OnE
         slot=settings.slot,
         spool=settings.state / "spool",
         on_event=on_event,
+        on_segment=index_objects,
+        on_scan=watch.see,
         options=CaptureOptions(
             flush_seconds=min(settings.flush_us / 1_000_000, _FLUSH_SECONDS_MAX),
             spool_bytes_max=settings.spool_limit_bytes,
@@ -83,7 +96,7 @@ def _wait_until_archived(
     lease = read_newest_lease(store)
     if lease is None or not is_live(lease, at_us=now_us()):
         try:
-            _capture(settings, store, identity, on_event).once()
+            _capture_once(settings, store, identity, on_event)
             return
         except ArchiveHeld:
             pass  # one began in this moment

@@ -2,6 +2,7 @@
 
 Import order inside the package:
     cluster, gap, stream, watch, open_segment → alarm, progress, resume → attach → session
-    → capture;
+    → capture
+    open_segment → following
     cluster → push
 """

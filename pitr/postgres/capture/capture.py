@@ -30,7 +30,7 @@ from pitr.postgres.capture.attach import Attached, attach
 from pitr.postgres.capture.gap import WalGap, encode_gap
 from pitr.postgres.capture.open_segment import OpenSegment, WalDamaged, WalDiverged
 from pitr.postgres.capture.progress import Progress
-from pitr.postgres.capture.session import CaptureOptions, OnSegment, Session
+from pitr.postgres.capture.session import CaptureOptions, OnScan, OnSegment, Session
 from pitr.postgres.capture.stream import SlotTaken, WalRemoved
 from pitr.postgres.capture.watch import Watch, look
 from pitr.postgres.connection import Connection, connect, connect_replication
@@ -62,11 +62,13 @@ class Capture:
         spool: Path,
         on_event: OnEvent,
         options: CaptureOptions | None = None,
-        on_segment: OnSegment = lambda _segment: (),
+        on_segment: OnSegment = lambda _segment: [],
+        on_scan: OnScan = lambda _scan, _version: None,
     ) -> None:
         """Prepare a capture. `spool` is a folder for what the store does not take at the moment.
 
-        `on_segment` makes further objects of each finished segment, which are stored after it.
+        `on_segment` makes further objects of each finished segment, in a thread of its own; they
+        are stored after it. `on_scan` gets what each scan found, in order; it must not wait.
         `on_event` is called from several threads.
         """
         self._store = store
@@ -76,6 +78,7 @@ class Capture:
         self._spool = spool
         self._on_event = on_event
         self._on_segment = on_segment
+        self._on_scan = on_scan
         self._options = options or CaptureOptions()
         self._segment: OpenSegment | None = None
         self._has_streamed = False
@@ -190,6 +193,7 @@ class Capture:
                 options=self._options,
                 on_event=self._on_event,
                 on_segment=self._on_segment,
+                on_scan=self._on_scan,
             )
             end = _settled_end(control, server) if once else None
             watch = Watch(self._place, self._slot, self._progress.see)

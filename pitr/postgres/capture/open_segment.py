@@ -14,6 +14,7 @@ from pitr.postgres.wal.end import LogEnd
 from pitr.postgres.wal.page import LONG_HEADER_BYTES, SegmentHeader, decode_segment_header
 from pitr.postgres.wal.scan import Scan, ScanState, scan
 from pitr.postgres.wal.segment_name import SegmentName
+from pitr.postgres.wal.versions import WalVersion
 from pitr.postgres.wal_object import (
     BLOCK_BYTES,
     WalBlock,
@@ -91,13 +92,16 @@ class OpenSegment:
         self._flushes = [0]
         self._pieces = [(0, key) for key in pieces]
         self._scan: Scan | None = None
+        self._new_scans: list[Scan] = []
+        # Whether `before` knows what goes on in this segment from the one before.
+        self.is_joined = before is not None
 
     def anew(self) -> OpenSegment:
         """Return the segment as it was begun, to be sent once more, with what was stored of it."""
         return OpenSegment(
             self.name,
             system_identifier=self._system_identifier,
-            before=self.before,
+            before=self.before if self.is_joined else None,
             pool=self._pool,
             archived=self._archived or bytes(memoryview(self._data)[: self._flushed]),
             pieces=[key for _, key in self._pieces],
@@ -126,13 +130,16 @@ class OpenSegment:
     def _another(
         self, name: SegmentName, *, before: ScanState, archived: bytes = b""
     ) -> OpenSegment:
-        return OpenSegment(
+        found = OpenSegment(
             name,
             system_identifier=self._system_identifier,
             before=before,
             pool=self._pool,
             archived=archived,
         )
+        # A segment in which no record ended says nothing of where its beginning was.
+        found.is_joined = self.is_joined or bool(before.prev or before.carry)
+        return found
 
     @property
     def end(self) -> Lsn:
@@ -153,6 +160,16 @@ class OpenSegment:
     def data(self) -> memoryview:
         """Return what came so far."""
         return memoryview(self._data)[: self._filled]
+
+    @property
+    def version(self) -> WalVersion:
+        """Return the format of the WAL. Raises CorruptWal before its first page is there."""
+        return self._needed_header().version
+
+    def take_scans(self) -> list[Scan]:
+        """Return what was found in the WAL that was handed out since the last call."""
+        scans, self._new_scans = self._new_scans, []
+        return scans
 
     def whole_scan(self) -> Scan:
         """Return what all of a segment that was finished holds."""
@@ -262,6 +279,7 @@ class OpenSegment:
         # Only flushed WAL is sent, so zeros where a record should be are damage as well.
         if found.end.is_fault or found.end is LogEnd.UNWRITTEN:
             raise WalDamaged(Lsn(found.state.position), found.end.meaning)
+        self._new_scans.append(found)
         self._scan = found if self.state is self.before else None
         self.state = found.state
 

@@ -117,4 +117,5 @@ def _state_before(wal: WalArchive, timeline: int, segment: SegmentName) -> ScanS
         version=version_of_major(wal.major),
         segment_bytes=segment.segment_bytes,
     )
-    return found.state if found.end in (LogEnd.CLEAN, LogEnd.TORN) else None
+    is_joined = found.state.prev or found.state.carry
+    return found.state if is_joined and found.end in (LogEnd.CLEAN, LogEnd.TORN) else None

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 from pitr.archive.outbox import Outbox
-from pitr.errors import SourceUnreachable
+from pitr.errors import PitrError, SourceUnreachable
 from pitr.postgres.capture.alarm import LagAlarm
 from pitr.postgres.capture.attach import Attached, keep_histories
 from pitr.postgres.capture.open_segment import OpenSegment, Stored
 from pitr.postgres.capture.progress import Progress
 from pitr.postgres.capture.stream import TimelineEnd, WalBytes, WalStream
 from pitr.postgres.connection import Connection
+from pitr.postgres.wal.scan import Scan
+from pitr.postgres.wal.versions import WalVersion
 from pitr.vocabulary.event import Event, Level, OnEvent
 from pitr.vocabulary.position import Lsn
 
@@ -23,8 +27,11 @@ _BUSY_SECONDS = 0.05
 _DRAIN_SECONDS = 10.0
 _PROGRAM = "pitr capture"
 
-# From a finished segment to further objects that are made of it, its index.
-OnSegment = Callable[[OpenSegment], Iterable[tuple[str, bytes]]]
+# From a finished segment to further objects that are made of it: its index.
+OnSegment = Callable[[OpenSegment], list[tuple[str, bytes]]]
+OnScan = Callable[[Scan, WalVersion], None]
+# How many segments may wait for theirs, each with its bytes.
+_MAKING_MAX = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +56,7 @@ class Session:
         options: CaptureOptions,
         on_event: OnEvent,
         on_segment: OnSegment,
+        on_scan: OnScan,
     ) -> None:
         """Prepare to fill `segment` and those that follow it."""
         self._server = server
@@ -58,6 +66,8 @@ class Session:
         self._options = options
         self._on_event = on_event
         self._on_segment = on_segment
+        self._on_scan = on_scan
+        self._making: deque[Future[list[tuple[str, bytes]]]] = deque()
         self._alarm = LagAlarm(on_event)
         self._news_since: float | None = None
         self._put_until = segment.end
@@ -102,6 +112,7 @@ class Session:
             is_end = should_end(self.segment.end)
             if is_end or self._is_due():
                 self._emit(self.segment.flush())
+            self._take_what_is_made(waiting_max=0 if is_end else _MAKING_MAX)
             self._note()
             stream.confirm(self._confirmable())
             if is_end:
@@ -136,9 +147,20 @@ class Session:
     def _finish_segment(self) -> None:
         full = self.segment
         self._emit(full.finish())
-        for key, data in self._on_segment(full):
-            self._outbox.put(key, data)
+        self._making.append(self._server.pool.submit(self._on_segment, full))
+        self._take_what_is_made(waiting_max=_MAKING_MAX)
         self.segment = full.following()
+
+    def _take_what_is_made(self, *, waiting_max: int) -> None:
+        """Put what was made of finished segments; wait while more than so many are waited for."""
+        while self._making and (self._making[0].done() or len(self._making) > waiting_max):
+            try:
+                made = self._making.popleft().result()
+            except PitrError as error:
+                self._tell(Level.WARNING, f"no index was made: {error.message}", error.detail)
+                continue
+            for key, data in made:
+                self._outbox.put(key, data)
 
     def _is_due(self) -> bool:
         since = self._news_since
@@ -146,6 +168,8 @@ class Session:
 
     def _emit(self, stored: Stored | None) -> None:
         self._news_since = None
+        for scan in self.segment.take_scans():
+            self._on_scan(scan, self.segment.version)
         if stored is not None:
             self._outbox.put(stored.key, stored.data, supersedes=stored.supersedes)
             self._put_until = max(self._put_until, stored.end)
