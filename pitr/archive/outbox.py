@@ -85,6 +85,7 @@ class Outbox:
         self._is_failing = False
         self._is_closing = False
         self._last_error: str | None = None
+        self._hindrance: str | None = None
         self._fatal: BaseException | None = None
         self._lease: Lease | None = None
         self._proofs: deque[_Proof] = deque()
@@ -204,6 +205,10 @@ class Outbox:
                 self._changed.wait(0.1)
         return False
 
+    def report(self, error: str | None) -> None:
+        """Note what hinders capture beside the store, None for nothing; the lease shows it."""
+        self._hindrance = error
+
     @property
     def last_error(self) -> str | None:
         """Return what the store said when it failed last."""
@@ -291,7 +296,7 @@ class Outbox:
             lease.renew(
                 head_commit=proof.head_commit,
                 current_until_us=proof.current_until_us,
-                last_error=self._last_error,
+                last_error=self._last_error or self._hindrance,
                 spooled_bytes=self.spooled_bytes,
             )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import click
 
 from pitr.cli.options import json_option, settings_of, source_options
@@ -20,7 +22,7 @@ from pitr.cli.signals import stopped_by_signals
 from pitr.errors import ConfirmationNeeded, UsageError
 from pitr.operations import capture as capturing
 from pitr.operations.detach import detach as detach_source
-from pitr.operations.status import Status
+from pitr.operations.status import SlotState, Status
 from pitr.operations.status import status as read_status
 from pitr.operations.verify import verify as verify_archive
 from pitr.target_text import format_age, format_local, format_time
@@ -170,6 +172,7 @@ def _status_json(found: Status) -> dict[str, object]:
                 "from": format_time(gap.from_us),
                 "to": format_time(gap.to_us),
                 "position": gap.position,
+                "begin": gap.begin,
             }
             for gap in found.gaps
         ],
@@ -185,6 +188,18 @@ def _status_json(found: Status) -> dict[str, object]:
         "positions": list(found.positions) if found.positions else None,
         "spooled_bytes": found.spooled_bytes,
         "last_error": found.last_error,
+        "lag_bytes": found.lag_bytes,
+        "timelines": [
+            {
+                "timeline": item.timeline,
+                "begin": item.begin,
+                "first": item.first,
+                "last": item.last,
+                "from": None if item.from_us is None else format_time(item.from_us),
+            }
+            for item in found.timelines
+        ],
+        "slot": asdict(found.slot) if found.slot else None,
     }
 
 
@@ -201,7 +216,10 @@ def _emit_status(found: Status) -> None:
         emit("captures   every commit by itself")
     running = f"yes, as {found.holder}" if found.capturing else "no"
     emit(f"capturing  {running}")
-    emit(f"lag        {format_age(found.lag_us) if found.lag_us else 'none'}")
+    lag = format_age(found.lag_us) if found.lag_us else "none"
+    emit(f"lag        {lag}" + (f", {bytes_text(found.lag_bytes)}" if found.lag_bytes else ""))
+    if found.slot:
+        emit(f"slot       {_slot_text(found.slot)}")
     emit(f"archive    {bytes_text(found.archive_bytes)}, {count_text(len(found.bases), 'base')}")
     if found.spooled_bytes:
         emit(f"spooled    {bytes_text(found.spooled_bytes)} wait for the store")
@@ -209,14 +227,28 @@ def _emit_status(found: Status) -> None:
         emit(f"last error {found.last_error}")
     if found.gaps:
         rows = [
-            [gap.kind, time_cell(gap.from_us), time_cell(gap.to_us), gap.position]
+            [gap.kind, time_cell(gap.from_us), time_cell(gap.to_us), gap.begin or "", gap.position]
             for gap in found.gaps
         ]
-        headers = ["gap", time_header("from"), "to", "known again at"]
+        headers = ["gap", time_header("from"), "to", "after", "known again at"]
         emit("\n" + table_text(headers, rows))
+    if len(found.timelines) > 1 or any(item.first is None for item in found.timelines):
+        lines = [
+            [str(item.timeline), item.begin, item.first or "needs a base: pitr backup", item.last]
+            for item in found.timelines
+        ]
+        emit("\n" + table_text(["timeline", "begins", "recoverable from", "to"], lines))
     if found.marks:
         marks = [[item.name, item.position, time_cell(item.time_us)] for item in found.marks]
         emit("\n" + table_text(["mark", "position", time_header()], marks))
+
+
+def _slot_text(slot: SlotState) -> str:
+    if slot.status == "absent":
+        return f"{slot.name} is not there: no WAL is kept on the server for the archive"
+    use = "in use" if slot.active else "not in use"
+    safe = f", {bytes_text(slot.safe_bytes)} until WAL is lost" if slot.safe_bytes else ""
+    return f"{slot.name} {slot.status}, {use}, {bytes_text(slot.kept_bytes)} kept{safe}"
 
 
 @click.command()

@@ -180,7 +180,14 @@ def _spans_of(infos: list[ObjectInfo], segment_bytes: int) -> Iterator[WalSpan]:
         begin, end = 0, segment_bytes
         if match[3] is not None:
             begin, end = int(match[3], 16), int(match[4], 16)
-        yield WalSpan(name.begin + begin, name.begin + end, name.timeline, info.key, info.size)
+        yield WalSpan(
+            name.begin + begin,
+            name.begin + end,
+            name.timeline,
+            info.key,
+            info.size,
+            info.modified_us,
+        )
 
 
 def holds_wal(store: Store, timeline: int, end: Lsn, segment_bytes: int) -> bool:

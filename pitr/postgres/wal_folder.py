@@ -136,9 +136,10 @@ class WalFolder:
             # Only the newest file of a timeline can be one that the server is still filling.
             if match[2] or match[1] == newest[match[1][:8]]:
                 end = self._filled_end(match[0], header)
-            size = (self._folder / match[0]).stat().st_size
+            stat = (self._folder / match[0]).stat()
             timeline = int(match[1][:8], 16)
-            yield WalSpan(header.begin, end, timeline, match[0], size)
+            stored_us = stat.st_mtime_ns // 1000
+            yield WalSpan(header.begin, end, timeline, match[0], stat.st_size, stored_us)
 
     def _read_headers(self, names: list[str]) -> Iterator[tuple[re.Match[str], SegmentHeader]]:
         """Yield the files that hold the segment that their name says."""

@@ -63,7 +63,7 @@ class ArchivedWal(Protocol):
 class WalSpan:
     """Bytes [begin, end) of one timeline, held under `name`: an object's key or a file's path.
 
-    `size` is what the object or file takes.
+    `size` is what the object or file takes, `stored_us` when it was written.
     """
 
     begin: int
@@ -71,6 +71,7 @@ class WalSpan:
     timeline: int
     name: str
     size: int
+    stored_us: int
 
 
 @dataclass(frozen=True, slots=True)

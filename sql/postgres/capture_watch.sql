@@ -3,7 +3,7 @@
 -- Versions: 13 to 18.
 -- Result: one row: server's clock in microseconds since 1970, flushed WAL position (of a standby:
 -- received and replayed), whether it is a standby, milliseconds until an asynchronous commit is
--- flushed at the latest, bytes of a WAL segment, bytes of WAL that slots may keep or null.
+-- flushed at the latest, bytes of a WAL segment, bytes of WAL that slots may keep or null, system identifier (signed).
 SELECT
     (extract(epoch FROM pg_catalog.clock_timestamp()) * 1000000)::bigint,
     CASE
@@ -18,4 +18,5 @@ SELECT
         SELECT nullif(setting::bigint, -1) * 1048576
         FROM pg_catalog.pg_settings
         WHERE name = 'max_slot_wal_keep_size'
-    );
+    ),
+    (SELECT system_identifier FROM pg_catalog.pg_control_system());

@@ -103,6 +103,7 @@ class Capture:
                     if not self._has_streamed and not isinstance(error, SlotTaken):
                         raise _said(error) from None
                     self._tell_break(error)
+                    outbox.report(_said(error).message)
                 if time.monotonic() - began > _SHORT_SECONDS:
                     pause_seconds = _FIRST_PAUSE_SECONDS
                 stop.wait(pause_seconds * random.uniform(0.5, 1.0))
@@ -197,6 +198,7 @@ class Capture:
             )
             end = _settled_end(control, server) if once else None
             watch = Watch(self._place, self._slot, self._progress.see)
+            outbox.report(None)
             try:
                 self._has_streamed = True
                 session.follow(known, _Ending(self._place, self._slot, stop, end).is_reached)

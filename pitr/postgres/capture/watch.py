@@ -34,6 +34,7 @@ class Look:
     segment_bytes: int
     slot: Slot | None
     slot_limit_bytes: int | None
+    system_identifier: str
 
 
 def look(connection: Connection, slot: str) -> Look:
@@ -41,7 +42,7 @@ def look(connection: Connection, slot: str) -> Look:
     with server_faults("cannot ask the server how far its WAL goes"):
         row = connection.execute(_SQL.read_text()).fetchone()
     assert row is not None
-    clock_us, flushed, is_standby, unflushed_ms, segment_bytes, limit = row
+    clock_us, flushed, is_standby, unflushed_ms, segment_bytes, limit, system = row
     settled_us = 0 if is_standby else clock_us - unflushed_ms * 1000
     return Look(
         Lsn.parse(flushed),
@@ -50,6 +51,7 @@ def look(connection: Connection, slot: str) -> Look:
         segment_bytes,
         read_slot(connection, slot),
         limit,
+        str(system % (1 << 64)),
     )
 
 
