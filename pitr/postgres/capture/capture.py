@@ -196,7 +196,8 @@ class Capture:
                 on_segment=self._on_segment,
                 on_scan=self._on_scan,
             )
-            end = _settled_end(control, server) if once else None
+            self._progress.see(server.look)
+            end = self._settled_end(control, server) if once else None
             watch = Watch(self._place, self._slot, self._progress.see)
             outbox.report(None)
             try:
@@ -260,6 +261,13 @@ class Capture:
             )
         )
 
+    def _settled_end(self, control: Connection, server: Attached) -> Lsn:
+        """Return an LSN that covers all commits of before this call, asynchronous ones too."""
+        time.sleep(server.look.unsettled_us / 1_000_000)
+        second = look(control, server.slot.name)
+        self._progress.see(second)
+        return second.flushed
+
     def _free_slot(self, control: Connection, server: Attached) -> None:
         """End the WAL sender of a connection of ours that broke, if the server has not noticed.
 
@@ -319,14 +327,6 @@ class _Ending:
                 return look(control, self._slot).flushed
         except PitrError:
             return None
-
-
-def _settled_end(control: Connection, server: Attached) -> Lsn:
-    """Return an LSN that covers all commits of before this call, asynchronous ones too."""
-    first = look(control, server.slot.name)
-    wait_us = server.look.unsettled_us
-    time.sleep(wait_us / 1_000_000)
-    return max(first.flushed, look(control, server.slot.name).flushed)
 
 
 def _said(error: Exception) -> PitrError:
