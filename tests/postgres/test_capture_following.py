@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pitr.postgres.capture.capture import Capture
-from pitr.postgres.capture.following import CatalogWatch, index_objects
+from pitr.postgres.capture.following import CatalogFollower, index_objects
 from pitr.postgres.catalog.catalog_map import CatalogMap
 from pitr.postgres.index.upkeep import complete_index, missing_segments
 from pitr.postgres.wal_archive import WalArchive
@@ -45,7 +45,7 @@ def following(store: MemoryStore, primary: Server, spool: Path) -> Iterator[Runn
     """Capture with all that the command has it do."""
     running = Running(store)
     tell = running.events.append
-    with closing(CatalogWatch(store, primary.url(), tell)) as watch:
+    with closing(CatalogFollower(store, primary.url(), tell)) as watch:
         capture = Capture(
             store,
             identity_of(store, primary),
@@ -130,7 +130,7 @@ def test_server_that_cannot_be_read_does_not_stop_capture(
     """Names are resolved later; it is said once."""
     events: list[Event] = []
     place = f"host={tmp_path} port=1 dbname=x"
-    with closing(CatalogWatch(store, place, events.append)) as watch:
+    with closing(CatalogFollower(store, place, events.append)) as watch:
         capture = Capture(
             store,
             identity_of(store, primary),

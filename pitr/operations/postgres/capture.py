@@ -13,8 +13,9 @@ from pitr.archive.store import Store
 from pitr.config import Settings
 from pitr.errors import ArchiveHeld, PreconditionFailed
 from pitr.operations.clock import now_us
+from pitr.operations.postgres.maintenance import maintained
 from pitr.postgres.capture.capture import Capture
-from pitr.postgres.capture.following import CatalogWatch, index_objects
+from pitr.postgres.capture.following import CatalogFollower, index_objects
 from pitr.postgres.capture.session import CaptureOptions
 from pitr.postgres.connection import connect
 from pitr.postgres.mark import MarkPosition, make_point
@@ -30,8 +31,11 @@ def capture(settings: Settings, stop: threading.Event, on_event: OnEvent) -> Non
     """Follow the cluster until `stop` is set. See Capture.run for what it raises."""
     store, identity = _open(settings)
     place = settings.needed_source().location
-    with closing(CatalogWatch(store, place, on_event)) as watch:
-        _capture(settings, store, identity, on_event, watch).run(stop)
+    with (
+        maintained(store, on_event),
+        closing(CatalogFollower(store, place, on_event)) as catalog,
+    ):
+        _capture(settings, store, identity, on_event, catalog).run(stop)
 
 
 def capture_once(settings: Settings, on_event: OnEvent) -> None:
@@ -61,12 +65,16 @@ def _open(settings: Settings) -> tuple[Store, Identity]:
 
 def _capture_once(settings: Settings, store: Store, identity: Identity, on_event: OnEvent) -> None:
     place = settings.needed_source().location
-    with closing(CatalogWatch(store, place, on_event)) as watch:
-        _capture(settings, store, identity, on_event, watch).once()
+    with closing(CatalogFollower(store, place, on_event)) as catalog:
+        _capture(settings, store, identity, on_event, catalog).once()
 
 
 def _capture(
-    settings: Settings, store: Store, identity: Identity, on_event: OnEvent, watch: CatalogWatch
+    settings: Settings,
+    store: Store,
+    identity: Identity,
+    on_event: OnEvent,
+    catalog: CatalogFollower,
 ) -> Capture:
     return Capture(
         store,
@@ -76,7 +84,7 @@ def _capture(
         spool=settings.state / "spool",
         on_event=on_event,
         on_segment=index_objects,
-        on_scan=watch.see,
+        on_scan=catalog.see,
         options=CaptureOptions(
             flush_seconds=min(settings.flush_us / 1_000_000, _FLUSH_SECONDS_MAX),
             spool_bytes_max=settings.spool_limit_bytes,
