@@ -1,4 +1,4 @@
-"""backup, capture, detach, status, mark, verify: the commands about the archive."""
+"""capture, detach, status, mark, verify: the commands about the archive."""
 
 from __future__ import annotations
 
@@ -63,23 +63,6 @@ def capture(
         capturing.capture(settings, stop, reporter.report)
     if as_json:
         emit_json({"stopped": True})
-
-
-@click.command()
-@source_options
-@json_option
-def backup(config: str | None, source: str | None, archive: str | None, *, as_json: bool) -> None:
-    """Write a base of the present state.
-
-    Only what changed is stored anew: images that the archive holds already are referred to.
-    Legal with and without a running capture.
-    """
-    reporter = Reporter(as_json=as_json)
-    base = capturing.backup(settings_of(config, source, archive), reporter.report)
-    if as_json:
-        emit_json({"id": base.id, "time": format_time(base.time_us), "bytes": base.bytes})
-    else:
-        emit(f"base {base.id}  {format_local(base.time_us)}  {bytes_text(base.bytes)} added")
 
 
 @click.command()

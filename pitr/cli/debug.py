@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from pitr.cli.debug_control import debug_control
+from pitr.cli.debug_export import debug_export
 from pitr.cli.debug_wal import debug_wal
 from pitr.cli.options import Group, json_option
 from pitr.cli.render import emit, emit_json
@@ -39,3 +40,4 @@ def debug_object(file: Path, *, as_json: bool) -> None:
 
 debug.add_command(debug_wal)
 debug.add_command(debug_control)
+debug.add_command(debug_export)

@@ -19,7 +19,7 @@ COMMANDS = LazyCommands(
     {
         "init": "pitr.cli.source:init",
         "check": "pitr.cli.source:check",
-        "backup": "pitr.cli.archive_commands:backup",
+        "backup": "pitr.cli.backup_command:backup",
         "capture": "pitr.cli.archive_commands:capture",
         "wal-push": "pitr.cli.wal_push:wal_push",
         "detach": "pitr.cli.archive_commands:detach",

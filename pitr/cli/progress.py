@@ -6,7 +6,7 @@ import json
 import sys
 import threading
 
-from pitr.cli.render import SCHEMA, note
+from pitr.cli.render import SCHEMA, bytes_text, note
 from pitr.operations.clock import now_us
 from pitr.target_text import format_time
 from pitr.vocabulary.event import Event, Level
@@ -42,7 +42,7 @@ class Reporter:
         if not sys.stderr.isatty() or self._as_json:
             return
         share = event.done / event.total if event.total else 1.0
-        sys.stderr.write(f"\r{event.message} {event.done} of {event.total} pages ({share:.0%})")
+        sys.stderr.write(f"\r{_progress_text(event)} ({share:.0%})\x1b[K")
         sys.stderr.flush()
         self._is_line_open = True
         if event.done >= event.total:
@@ -52,3 +52,11 @@ class Reporter:
         if self._is_line_open:
             sys.stderr.write("\n")
             self._is_line_open = False
+
+
+def _progress_text(event: Event) -> str:
+    done, total = str(event.done), f"{event.total} {event.unit}"
+    if event.unit == "bytes":
+        done, total = bytes_text(event.done), bytes_text(event.total)
+    detail = f", {event.detail}" if event.detail else ""
+    return f"{event.message} {done} of {total}{detail}"

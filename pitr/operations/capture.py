@@ -1,23 +1,13 @@
-"""capture, backup, mark: what brings the live state into the archive, and names it."""
+"""capture, mark: what brings the live state into the archive, and names it."""
 
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
 
 from pitr.archive.archive import Mark
 from pitr.config import Settings
 from pitr.operations.engine import engine_of_source, wired
 from pitr.vocabulary.event import OnEvent
-
-
-@dataclass(frozen=True, slots=True)
-class BackupOutcome:
-    """A base: the position it stands for, its time and the bytes it added to the archive."""
-
-    id: str
-    time_us: int
-    bytes: int
 
 
 def capture(settings: Settings, stop: threading.Event, on_event: OnEvent) -> None:
@@ -31,15 +21,6 @@ def capture(settings: Settings, stop: threading.Event, on_event: OnEvent) -> Non
 def capture_once(settings: Settings, on_event: OnEvent) -> None:
     """Archive everything committed now. Raises as `capture` does."""
     wired(capture_once, engine_of_source(settings))(settings, on_event)
-
-
-def backup(settings: Settings, on_event: OnEvent, *, wait_seconds: float = 60) -> BackupOutcome:
-    """Write a base of the present state; what the archive holds already is not stored again.
-
-    A running capture is waited for. Raises as `capture` does, and PreconditionFailed when the
-    capture does not get on.
-    """
-    return wired(backup, engine_of_source(settings))(settings, on_event, wait_seconds=wait_seconds)
 
 
 def mark(settings: Settings, name: str, on_event: OnEvent, *, wait_seconds: float = 60) -> Mark:

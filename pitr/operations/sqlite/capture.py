@@ -1,4 +1,4 @@
-"""capture, backup, mark: what brings the live state into the archive, and names it."""
+"""capture, mark: what brings the live state into the archive, and names it."""
 
 from __future__ import annotations
 
@@ -15,17 +15,15 @@ from pitr.archive.archive import (
 )
 from pitr.archive.lease import is_live, read_newest_lease
 from pitr.archive.location import open_store
-from pitr.archive.store import ObjectExists, Store
+from pitr.archive.store import Store
 from pitr.config import Settings
 from pitr.errors import PreconditionFailed
-from pitr.operations.capture import BackupOutcome
 from pitr.operations.clock import now_us
 from pitr.operations.sqlite.maintenance import maintained
 from pitr.sqlite.capture.capture import Capture
 from pitr.sqlite.capture.live import is_current
 from pitr.sqlite.capture.session import CaptureOptions
 from pitr.sqlite.pagelog.history import PageArchive
-from pitr.sqlite.pagelog.pagemap import encode_map
 from pitr.vocabulary.event import OnEvent
 from pitr.vocabulary.position import CommitNumber
 
@@ -67,37 +65,26 @@ def _open(settings: Settings) -> Store:
     return store
 
 
-def backup(settings: Settings, on_event: OnEvent, *, wait_seconds: float = 60) -> BackupOutcome:
-    """Write a base of the present state: a page map, which refers to the images already stored."""
-    store, pages = _bring_up_to_now(settings, on_event, wait_seconds=wait_seconds)
-    record = pages.last_commit()
-    key, data = encode_map(pages.current_pages())
-    try:
-        store.put_new(key, data)
-    except ObjectExists:
-        data = b""
-    return BackupOutcome(str(CommitNumber(record.number)), record.time_end_us, len(data))
-
-
 def mark(settings: Settings, name: str, on_event: OnEvent, *, wait_seconds: float = 60) -> Mark:
     """Name the present state; on return it is proven to be archived.
 
     Raises UsageError, PreconditionFailed for a name that is bad or taken, before anything is done.
     """
     require_free_name(_open(settings), name)
-    store, pages = _bring_up_to_now(settings, on_event, wait_seconds=wait_seconds)
+    store, pages = bring_up_to_now(settings, on_event, wait_seconds=wait_seconds)
     record = pages.last_commit()
     return write_mark(
         store, name, position=str(CommitNumber(record.number)), time_us=record.time_end_us
     )
 
 
-def _bring_up_to_now(
+def bring_up_to_now(
     settings: Settings, on_event: OnEvent, *, wait_seconds: float
 ) -> tuple[Store, PageArchive]:
     """Return the archive once it holds everything that was committed before the call.
 
-    A live capture is waited for; without one this process captures once itself.
+    A live capture is waited for; without one this process captures once itself. Raises as `capture`
+    does, and PreconditionFailed when a capture does not get on.
     """
     store = _open(settings)
     lease = read_newest_lease(store)

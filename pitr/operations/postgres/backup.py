@@ -1,0 +1,58 @@
+"""backup on PostgreSQL: a base backup over the replication protocol, and the WAL that it needs."""
+
+from __future__ import annotations
+
+from pitr.archive.archive import open_archive
+from pitr.archive.location import open_store
+from pitr.config import Settings
+from pitr.errors import ArchiveHeld, UsageError
+from pitr.operations.backup import BackupOutcome, BackupWish
+from pitr.operations.capture import capture_once
+from pitr.postgres.backup.run import BackupOptions, back_up
+from pitr.postgres.backup.stream import RATES_KB
+from pitr.postgres.connection import connect
+from pitr.vocabulary.event import Event, Level, OnEvent
+
+
+def backup(
+    settings: Settings,
+    wish: BackupWish,
+    on_event: OnEvent,
+    *,
+    wait_seconds: float = 60,
+) -> BackupOutcome:
+    """Take a base backup, and archive the WAL up to its end unless a capture does."""
+    options = BackupOptions(fast=wish.is_fast, rate_kb=_rate_kb(wish.rate_bytes))
+    place = settings.needed_source().location
+    store = open_store(settings.needed_archive())
+    identity = open_archive(store)
+    with connect(place, program="pitr backup") as connection:
+        info = back_up(store, identity, connection, place, options, on_event, slot=settings.slot)
+    try:
+        capture_once(settings, on_event)
+    except ArchiveHeld:
+        pass  # a capture runs: it archives the WAL of the base, as all other
+    else:
+        on_event(
+            Event(
+                Level.WARNING,
+                "no capture runs",
+                f"The slot {settings.slot} keeps WAL on the server from now on: 'pitr capture' "
+                "archives it, 'pitr detach' gives it up.",
+            )
+        )
+    damaged = tuple((item.path, item.begin, item.end) for item in info.damaged)
+    return BackupOutcome(info.id, info.time_us, info.bytes, damaged)
+
+
+def _rate_kb(rate_bytes: int | None) -> int | None:
+    if rate_bytes is None:
+        return None
+    rate_kb = rate_bytes // 1024
+    if rate_kb not in RATES_KB:
+        raise UsageError(
+            f"a server cannot send at {rate_bytes} bytes a second",
+            detail="PostgreSQL takes rates from 32 kB to 1 GB a second.",
+            hint="Write, for example, --max-rate 50MB.",
+        )
+    return rate_kb
