@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 from pitr.archive.archive import open_archive
 from pitr.archive.location import open_store
+from pitr.archive.store import Store
 from pitr.config import Settings
-from pitr.errors import ArchiveHeld, UsageError
+from pitr.errors import ArchiveHeld, PitrError, StoreUnusable, UsageError
 from pitr.operations.backup import BackupOutcome, BackupWish
 from pitr.operations.capture import capture_once
 from pitr.postgres.backup.run import BackupOptions, back_up
 from pitr.postgres.backup.stream import RATES_KB
-from pitr.postgres.connection import connect
+from pitr.postgres.catalog.catalog_reader import CatalogReader
+from pitr.postgres.connection import Connection, connect
 from pitr.vocabulary.event import Event, Level, OnEvent
 
 
@@ -26,8 +30,15 @@ def backup(
     place = settings.needed_source().location
     store = open_store(settings.needed_archive())
     identity = open_archive(store)
-    with connect(place, program="pitr backup") as connection:
-        info = back_up(store, identity, connection, place, options, on_event, slot=settings.slot)
+
+    def read_catalog() -> None:
+        _read_catalog(store, place, on_event)
+
+    with closing(connect(place, program="pitr backup")) as connection:
+        info = back_up(
+            store, identity, connection, place, options, on_event,
+            slot=settings.slot, before_copy=read_catalog,
+        )  # fmt: skip
     try:
         capture_once(settings, on_event)
     except ArchiveHeld:
@@ -43,6 +54,20 @@ def backup(
         )
     damaged = tuple((item.path, item.begin, item.end) for item in info.damaged)
     return BackupOutcome(info.id, info.time_us, info.bytes, damaged)
+
+
+def _read_catalog(store: Store, place: str, on_event: OnEvent) -> None:
+    """Record the names of all tables as they are before the base; without them it is a base too."""
+
+    def opening(database: str | None) -> Connection:
+        return connect(place, database=database, program="pitr backup")
+
+    try:
+        CatalogReader(store, opening).refresh()
+    except StoreUnusable:
+        raise
+    except PitrError as fault:
+        on_event(Event(Level.WARNING, f"no catalog is recorded: {fault.message}", fault.detail))
 
 
 def _rate_kb(rate_bytes: int | None) -> int | None:

@@ -7,6 +7,7 @@ manifest last. Killed anywhere, it leaves chunks that the next backup uses, and 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -83,12 +84,14 @@ def back_up(
     on_event: OnEvent,
     *,
     slot: str,
+    before_copy: Callable[[], None] = lambda: None,
 ) -> BaseInfo:
     """Take a base backup, returning what the archive has of it now.
 
     `connection` is a normal one, `place` where a replication connection can be made. `slot` is made
     when it is not there, so that the server keeps the WAL from before the base on; the WAL itself
-    is not part of a base, whoever captures stores it. Raises IdentityMismatch for another
+    is not part of a base, whoever captures stores it. `before_copy` is called when it is certain that
+    the server is the archive's, and before anything is read. Raises IdentityMismatch for another
     cluster than the archive's, StoreUnusable, SourceUnreachable, PrivilegeMissing,
     DatabaseRefused, Corrupt when what arrived is not what the server says it sent.
     """
@@ -101,6 +104,7 @@ def back_up(
             stack.callback(replication.close)
             _check_identity(replication, identity, store)
             stack.enter_context(kept_wal(connection, slot, on_event))
+            before_copy()
             known = read_known_chunks(store, on_event)
             chunks = ChunkWriter(known, chunk_seed(identity.archive_id), uploader)
             try:
