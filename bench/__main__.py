@@ -10,7 +10,18 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import capture, diff, history, merge, reading, restore, wal_index, wal_scan, wal_stream
+from bench import (
+    base_backup,
+    capture,
+    diff,
+    history,
+    merge,
+    reading,
+    restore,
+    wal_index,
+    wal_scan,
+    wal_stream,
+)
 from bench.page import load_results, page_text, save_result
 from bench.report import Result, aims_text, figure_text, table_text
 from bench.world import SIZES, Size, alone, say
@@ -25,6 +36,7 @@ BENCHMARKS: dict[str, Callable[[Size], Result]] = {
     "wal-scan": wal_scan.run,
     "wal-index": wal_index.run,
     "wal-stream": wal_stream.run,
+    "base-backup": base_backup.run,
 }
 
 

@@ -90,9 +90,9 @@ def back_up(
 
     `connection` is a normal one, `place` where a replication connection can be made. `slot` is made
     when it is not there, so that the server keeps the WAL from before the base on; the WAL itself
-    is not part of a base, whoever captures stores it. `before_copy` is called when it is certain that
-    the server is the archive's, and before anything is read. Raises IdentityMismatch for another
-    cluster than the archive's, StoreUnusable, SourceUnreachable, PrivilegeMissing,
+    is not part of a base, whoever captures stores it. `before_copy` is called when it is certain
+    that the server is the archive's, and before anything is read. Raises IdentityMismatch for
+    another cluster than the archive's, StoreUnusable, SourceUnreachable, PrivilegeMissing,
     DatabaseRefused, Corrupt when what arrived is not what the server says it sent.
     """
     server = _ask(connection)
