@@ -18,6 +18,8 @@ from pitr.postgres.wal.record import RelationFile
 from pitr.postgres.wal.scan import RowChange
 from pitr.vocabulary.change import TableChange
 
+# FirstNormalObjectId: files below belong to what initdb made.
+_FIRST_NUMBER = 16384
 _Files = list[tuple[RelationFile, FileChanges]]
 _ClassChanges = Sequence[tuple[int, int]]
 
@@ -92,6 +94,8 @@ def _group(
         if not changes.is_change:
             continue
         found = tables.table_of(file)
+        if found is None and file.number < _FIRST_NUMBER:
+            continue  # a catalog of a database that was never read
         if found is None:
             if changes.created and not changes.dropped:
                 unknown.append(changes)
