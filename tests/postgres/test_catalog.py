@@ -12,7 +12,11 @@ from pitr.errors import CorruptObject
 from pitr.postgres.catalog.catalog_map import CatalogMap
 from pitr.postgres.catalog.catalog_reader import CatalogReader
 from pitr.postgres.catalog.reading import Relation, decode_reading
+from pitr.postgres.catalog.watching import CatalogWatch
 from pitr.postgres.connection import connect
+from pitr.postgres.wal.scan import ScanState, scan
+from pitr.postgres.wal.versions import version_of_major
+from pitr.postgres.wal_folder import WalFolder
 from pitr.vocabulary.position import Lsn
 from tests.memory_store import MemoryStore
 from tests.postgres.fixtures import available
@@ -199,3 +203,53 @@ def test_damaged_reading_is_refused(home: tuple[Server, str]) -> None:
     assert decode_reading(key, store.get(key))
     with pytest.raises(CorruptObject):
         decode_reading(key, bytes(data))
+
+
+def test_watch_tells_which_databases_a_commit_has_changed(home: tuple[Server, str]) -> None:
+    """DDL of every kind is seen, rolled back or data changes are not."""
+    server, database = home
+    oid = oid_of(server, database)
+    reader = reader_of(server, MemoryStore())
+    version = version_of_major(server.major)
+    watch = CatalogWatch(version)
+    state: ScanState | None = None
+
+    def after(*statements: str) -> set[int]:
+        """Return what the watch says of the WAL that these statements wrote."""
+        nonlocal state
+        with server.connect(database) as connection:
+            for statement in statements:
+                connection.execute(statement.encode())
+        server.query("SELECT pg_switch_wal()")
+        wal = WalFolder(server.wal)
+        end = Lsn.parse(server.value("SELECT pg_current_wal_flush_lsn()::text"))
+        begin = Lsn(end.value - end.value % wal.segment_bytes)
+        state = state or ScanState(wal.ranges(1)[-1][0].value)
+        found: set[int] = set()
+        while state.position < begin.value:
+            upto = state.position - state.position % wal.segment_bytes + wal.segment_bytes
+            upto = min(upto, wal.ranges(1)[-1][1].value)
+            part = scan(
+                wal.read(1, Lsn(state.position), Lsn(upto)),
+                state.position,
+                state,
+                version=version,
+                segment_bytes=wal.segment_bytes,
+            )
+            state = part.state
+            found |= watch.note(part)
+        reader.refresh()
+        watch.learn(reader.moved_catalogs())
+        return found
+
+    after("CREATE TABLE base (id int)")
+    assert after("INSERT INTO base VALUES (1)", "ANALYZE base") == set()
+    assert after("BEGIN", "CREATE TABLE undone (id int)", "ROLLBACK") == set()
+    assert after("CREATE TABLE t (id int) PARTITION BY LIST (id)") == {oid}
+    assert after("CREATE TABLE u (id int)") == {oid}
+    assert after("ALTER TABLE t ATTACH PARTITION u FOR VALUES IN (1)") == {oid}
+    assert after("VACUUM FULL pg_class") == {oid}
+    assert after("BEGIN", "SAVEPOINT a", "TRUNCATE base", "COMMIT") == {oid}
+    assert after("ALTER TABLE base RENAME TO other") == {oid}
+    assert after("CREATE SCHEMA s", "ALTER SCHEMA s RENAME TO r") == {oid}
+    assert 0 in after("ALTER DATABASE postgres CONNECTION LIMIT 99")

@@ -16,6 +16,7 @@ from pitr.archive.store import ObjectExists, Store
 from pitr.errors import PitrError
 from pitr.postgres.catalog.catalog_map import CatalogMap
 from pitr.postgres.catalog.reading import Database, Reading, Relation, encode_reading
+from pitr.postgres.catalog.watching import WATCHED
 from pitr.postgres.connection import Connection
 from pitr.postgres.faults import server_faults
 from pitr.vocabulary.position import Lsn
@@ -74,6 +75,18 @@ class CatalogReader:
             )
         )
         return Lsn(position)
+
+    def moved_catalogs(self) -> list[tuple[int, int]]:
+        """Return the files (database, number) of catalogs to watch that are not at their OIDs.
+
+        Known of the databases that this object has read; see CatalogWatch.learn.
+        """
+        return [
+            (0 if relation.is_shared else database, relation.file)
+            for database, (_, relations, _, _) in self._known.items()
+            for oid in WATCHED
+            if (relation := relations.get(oid)) is not None and relation.file != oid
+        ]
 
     def _fault_of(self, oid: int) -> str | None:
         """Return what the list said of a database that is not read this time."""
