@@ -14,6 +14,7 @@ from pathlib import Path
 from pitr.operations.postgres.merge import Run, run_plan
 from pitr.postgres.connection import connect
 from pitr.postgres.diff.states import States
+from pitr.postgres.merge.kin import Classifier
 from pitr.postgres.merge.plan import PlanRequest
 from pitr.postgres.tables.name import TableName
 from pitr.vocabulary.plan import MergeOptions, MergeStep
@@ -36,6 +37,7 @@ def main() -> None:
     )
     options = MergeOptions(delete_extra=True)
     request = PlanRequest(recovery=recovery, source=live, target="then", options=options)
+    classifier = Classifier(options)
     run = Run(
         state=Path(state),
         recovery=recovery,
@@ -46,6 +48,8 @@ def main() -> None:
         confirm=lambda _plan: None,
         on_step=on_step,
         reconnect=lambda: connect(live),
+        classify=classifier.classify,
+        again=classifier.again,
     )
     run_plan(states, request, run)
 

@@ -23,6 +23,7 @@ from pitr.postgres.connection import connect
 from pitr.postgres.diff.candidates import Limits
 from pitr.postgres.diff.classified import ClassifiedTable, classify, stream_rows
 from pitr.postgres.diff.states import States, comparing
+from pitr.postgres.merge.kin import Classifier
 from pitr.postgres.merge.plan import PlanRequest, make_plan
 from pitr.postgres.tables.name import TableName
 from pitr.recovery.folder import RecoveredTable, Recovery, new_recovery
@@ -141,7 +142,8 @@ class RepairWorld:
         """Plan a merge."""
         opening = {name: how.pop(name) for name in ("after", "where") if name in how}
         with self.states(before, *tables, user=user, **opening) as states, comparing(states):
-            return make_plan(states, classify(states), self._request("r", **how)).plan
+            request = self._request("r", **how)
+            return make_plan(states, Classifier(request.options).classify(states), request).plan
 
     def merge(
         self,
@@ -158,6 +160,8 @@ class RepairWorld:
         """Merge a recovery made now, and return how it ended."""
         opening = {name: how.pop(name) for name in ("after", "where", "host") if name in how}
         recovery = self._recovery(tables)
+        request = self._request(recovery, **how)
+        classifier = Classifier(request.options, limits)
         run = Run(
             state=self.state,
             recovery=recovery,
@@ -168,11 +172,12 @@ class RepairWorld:
             confirm=confirm,
             on_step=on_step,
             reconnect=lambda: connect(self.url(user)),
-            classify=lambda states: classify(states, limits),
+            classify=classifier.classify,
+            again=classifier.again,
         )
         try:
             with self.states(before, *tables, user=user, **opening) as states:
-                result = run_plan(states, self._request(recovery, **how), run)
+                result = run_plan(states, request, run)
         except PitrError as error:
             return Outcome(error.exit_code, error=error)
         return Outcome(1 if result.plan.blocking else 0, result)

@@ -244,6 +244,39 @@ def test_t14_children_that_went_or_forgot(lab: Lab) -> None:
 
 
 trap(
+    "create table kin_a (id int primary key)",
+    "create table kin_b (id int primary key, a int references kin_a)",
+    "create table kin_c (id int primary key, b int references kin_b on delete cascade)",
+    "create table kin_n (id int primary key, b int references kin_b on delete set null, x int)",
+    "create table kin_d (c int references kin_c on delete cascade)",
+    "insert into kin_a values (1), (2), (3)",
+    "insert into kin_b values (1, 1), (2, 2)",
+    "insert into kin_c values (1, 1), (2, 2)",
+    "insert into kin_n values (1, 1, 0), (2, 2, 0)",
+    "insert into kin_d values (1), (1), (2)",
+    damage=("delete from kin_b where id = 1", "delete from kin_a where id = 1"),
+)
+
+
+def test_t13_t14_kin_comes_along_when_it_is_asked_for(lab: Lab) -> None:
+    """Parents and children of lost rows, at every level, and no other row of their tables."""
+    lab.world.run("delete from kin_a where id = 3", "update kin_n set x = 5")
+    assert warned(lab.plan("kin_b"), "kin_c", "CASCADE", "--with-children")
+    assert lab.blocked("kin_b", with_children=True) == {"parent_missing": [("1",)]}
+    image = lab.world.image()
+    outcome, changed = lab.merge("kin_b", with_parents=True, with_children=True)
+    assert changed == {
+        "public.kin_a": ([], ["(1)"]),
+        "public.kin_b": ([], ["(1,1)"]),
+        "public.kin_c": ([], ["(1,1)"]),
+        "public.kin_d": ([], ["(1)", "(1)"]),
+        "public.kin_n": (["(1,,5)"], ["(1,1,5)"]),
+    }
+    assert lab.world.undo(outcome.merge).code == 0
+    assert not lab.world.changed_since(image)
+
+
+trap(
     "create table t15 (id int primary key, up int references t15)",
     "insert into t15 values (3, null), (2, 3), (1, 2)",
     damage="delete from t15",

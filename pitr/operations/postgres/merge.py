@@ -14,7 +14,6 @@ from pathlib import Path
 from pitr.operations.clock import now_us
 from pitr.operations.merge import Confirm, MergeResult
 from pitr.postgres.connection import Connection
-from pitr.postgres.diff.classified import classify, classify_again
 from pitr.postgres.diff.states import States, comparing
 from pitr.postgres.merge.apply import Again, Applied, Classify, MergeRun, apply_plan, stale
 from pitr.postgres.merge.plan import PlanRequest, PreparedPlan, make_plan
@@ -40,8 +39,8 @@ class Run:
     confirm: Confirm
     on_step: OnStep
     reconnect: Callable[[], Connection]
-    classify: Classify = classify
-    again: Again = classify_again
+    classify: Classify
+    again: Again
 
 
 def run_plan(states: States, request: PlanRequest, run: Run) -> MergeResult:

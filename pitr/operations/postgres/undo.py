@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
+from pitr.config import Settings
 from pitr.operations.merge import Confirm, MergeResult
 from pitr.operations.postgres.merge import Run, run_plan
 from pitr.operations.undo import Settled, UndoWish
@@ -14,8 +16,24 @@ from pitr.postgres.faults import server_faults
 from pitr.postgres.merge.apply import transaction_outcome
 from pitr.postgres.merge.plan import PlanRequest
 from pitr.postgres.merge.undo import classify_merged, classify_merged_again
-from pitr.recovery.merges import KeptMerge
+from pitr.recovery.merges import KeptMerge, read_merge
 from pitr.vocabulary.plan import MergeOptions, MergeOutcome, OnStep
+
+
+def undo(settings: Settings, wish: UndoWish, *, confirm: Confirm, on_step: OnStep) -> MergeResult:
+    """Take a merge back in the database that its record names."""
+    kept = read_merge(settings.state, wish.merge_id)
+    place = kept.record.source
+    with closing(connect(place, program="pitr undo")) as live:
+        return undo_merge(
+            settings.state,
+            kept,
+            wish,
+            live,
+            reconnect=lambda: connect(place, program="pitr undo"),
+            confirm=confirm,
+            on_step=on_step,
+        )
 
 
 def undo_merge(

@@ -23,7 +23,8 @@ from pitr.diff.sql import POSTGRES, RowSource, class_sql
 from pitr.postgres.diff.alignment import AFTER, ALIASES, BEFORE, LIVE, AlignedTable
 from pitr.postgres.diff.candidates import Buckets, Limits, find_candidates
 from pitr.postgres.diff.staging import stage
-from pitr.postgres.diff.states import States, align_states
+from pitr.postgres.diff.states import States, align_table
+from pitr.postgres.tables.name import TableName
 from pitr.postgres.tables.session import Connection, rows_of, run
 from pitr.vocabulary.diff_row import DiffRow, Row, Verdict
 from pitr.vocabulary.drift import SchemaDrift
@@ -87,15 +88,19 @@ def rows_name(index: int) -> str:
 def classify(states: States, limits: Limits | None = None) -> list[ClassifiedTable]:
     """Classify the rows of every table of the recovery, in the order of the recovery.
 
-    Makes the temporary tables, inside the transactions that are open. Raises what `align_states`
+    Makes the temporary tables, inside the transactions that are open. Raises what `align_table`
     raises.
     """
-    found = []
-    for table in align_states(states):
-        buckets = find_candidates(states, table, limits or Limits())
-        stage(states, table, buckets)
-        found.append(classify_staged(states.live, table, buckets, where=states.where))
-    return found
+    chosen = limits or Limits()
+    return [classify_table(states, at, name, chosen) for at, name in enumerate(states.tables)]
+
+
+def classify_table(states: States, index: int, name: TableName, limits: Limits) -> ClassifiedTable:
+    """Stage and classify one table of the state before; `index` is a number of its own."""
+    table = align_table(states, index, name)
+    buckets = find_candidates(states, table, limits)
+    stage(states, table, buckets)
+    return classify_staged(states.live, table, buckets, where=states.where)
 
 
 def classify_again(live: Connection, table: ClassifiedTable) -> ClassifiedTable:

@@ -70,12 +70,8 @@ def sidecars(states: States) -> Iterator[None]:
             yield
 
 
-def align_states(states: States) -> list[AlignedTable]:
-    """Find the tables in all states. Raises TableUnknown, SourceUnusable, psycopg.Error."""
-    return [_align_one(states, at, name) for at, name in enumerate(states.tables)]
-
-
-def _align_one(states: States, index: int, name: TableName) -> AlignedTable:
+def align_table(states: States, index: int, name: TableName) -> AlignedTable:
+    """Find a table in all states. Raises TableUnknown, SourceUnusable, PrivilegeMissing."""
     assert states.before is not None
     before = read_table(states.before, name)
     if before is None:

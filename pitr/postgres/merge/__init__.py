@@ -1,6 +1,6 @@
 """From classified rows to rows that are back: planned, written in one transaction, taken back.
 
 Import order inside the package:
-    planned → blockers, digests, parents, rehearsal, writability → script → plan, writing
+    kin; planned → blockers, digests, parents, rehearsal, writability → script → plan, writing
     writing → images, verification → apply, undo
 """

@@ -58,7 +58,7 @@ _ADVISORY = (0x70697472, 1)
 _AGAIN = (errors.DeadlockDetected, errors.SerializationFailure, errors.UniqueViolation)
 
 Classify = Callable[[States], list[ClassifiedTable]]
-Again = Callable[[Connection, ClassifiedTable], ClassifiedTable]
+Again = Callable[[Connection, Sequence[ClassifiedTable]], list[ClassifiedTable]]
 Record = Callable[[str, tuple[WrittenTable, ...], PreparedPlan], None]
 
 
@@ -68,7 +68,7 @@ class MergeRun:
 
     `folder` is that of the merge, where its rows go. `expected` is the fingerprint that was agreed
     to, None when the user agreed to whatever the plan is. `classify` stages and classifies,
-    `again` classifies a table once more. `record` makes the record durable, given the transaction's
+    `again` classifies once more. `record` makes the record durable, given the transaction's
     number; `discard` removes it when that is known to be rolled back. `reconnect` opens live anew,
     to ask what became of a COMMIT.
     """
@@ -240,7 +240,7 @@ def _lock(
     if not any(locked):
         return classified
     was = [_classes_digest(states.live, table) for table in tables]
-    again = [how.again(states.live, table) for table in classified]
+    again = how.again(states.live, classified)
     tables = [PlannedTable(classified=t, actions=actions_of(request.options)) for t in again]
     if [_classes_digest(states.live, table) for table in tables] != was:
         raise _Again(stale("Rows were written while they were being locked, again and again."))

@@ -27,6 +27,8 @@ from pitr.postgres.tables.session import Connection, rows_of
 from pitr.vocabulary.plan import Blocker, MergeOptions, Plan, Resolution, TablePlan
 from pitr.vocabulary.row_class import Action, RowClass
 
+_TAKES_ALONG = {"c": "CASCADE", "n": "SET NULL", "d": "SET DEFAULT"}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanRequest:
@@ -79,7 +81,8 @@ class _Planner:
         for table in tables:
             self._judge(table)
         self._find_conflicts(tables)
-        family = self._family([table for table in tables if not table.is_missing])
+        family = gather_family(self._live, [table for table in tables if not table.is_missing])
+        self._warn_of_children(family)
         self._find_refused(family)
         return self._prepared(tables, family)
 
@@ -117,8 +120,17 @@ class _Planner:
                 if table.classified.counts.get(RowClass(kind.value)):
                     self._blockers += conflict(self._live, table, kind, resolution)
 
-    def _family(self, tables: Sequence[PlannedTable]) -> Family:
-        return gather_family(self._live, tables)
+    def _warn_of_children(self, family: Family) -> None:
+        """Name the tables whose rows may have gone, or forgotten, with the lost ones."""
+        planned = {table.live.oid for table in family.tables}
+        for table in family.tables:
+            for key in family.to(table):
+                how = _TAKES_ALONG.get(key.on_delete)
+                if how and key.child_oid not in planned and table.classes(Action.INSERT):
+                    self._warnings.append(
+                        f"{table.name}: rows of {key.child} that named lost rows may be gone or"
+                        f" have forgotten them (ON DELETE {how}); --with-children brings them back"
+                    )
 
     def _find_refused(self, family: Family) -> None:
         """Find rows that other rows keep out.

@@ -6,6 +6,7 @@ what is back already is left alone.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,9 +40,11 @@ def classify_merged(live: Connection, folder: Path) -> list[ClassifiedTable]:
     return found
 
 
-def classify_merged_again(live: Connection, table: ClassifiedTable) -> ClassifiedTable:
+def classify_merged_again(
+    live: Connection, tables: Sequence[ClassifiedTable]
+) -> list[ClassifiedTable]:
     """Classify the same rows beside live as it is now."""
-    return _classified(live, table.aligned)
+    return [_classified(live, table.aligned) for table in tables]
 
 
 def _classified(live: Connection, table: AlignedTable) -> ClassifiedTable:
