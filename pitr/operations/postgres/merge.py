@@ -8,7 +8,7 @@ transaction finds it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pitr.operations.clock import now_us
@@ -47,7 +47,7 @@ def run_plan(states: States, request: PlanRequest, run: Run) -> MergeResult:
     """Plan, ask, apply. Raises what `apply_plan` raises, and what `confirm` does."""
     expected = run.saved.fingerprint if run.saved else None
     if not run.is_agreed:
-        plan = _plan(states, request, run)
+        plan = _plan(states, replace(request, is_described=True), run)
         if expected is not None and plan.fingerprint != expected:
             raise stale("Rows, keys or definitions have moved since the plan was saved.")
         if plan.blocking or not plan.rows_to_write:
@@ -55,6 +55,7 @@ def run_plan(states: States, request: PlanRequest, run: Run) -> MergeResult:
         run.on_step(MergeStep.PLANNED)
         run.confirm(plan)
         expected = plan.fingerprint
+    request = replace(request, is_described=expected is not None)
     return _apply(states, request, run, expected)
 
 

@@ -34,8 +34,8 @@ _TAKES_ALONG = {"c": "CASCADE", "n": "SET NULL", "d": "SET DEFAULT"}
 class PlanRequest:
     """What a plan is of, and what was asked for.
 
-    `chosen` names the tables that were asked for, if not all. `is_described` says whether the
-    script is wanted.
+    `chosen` names the tables that were asked for, if not all. `is_described` says whether
+    fingerprint and script are wanted: each reads every row once more.
     """
 
     recovery: str
@@ -152,7 +152,7 @@ class _Planner:
     def _prepared(self, tables: Sequence[PlannedTable], family: Family) -> PreparedPlan:
         request = self._request
         is_blocked = any(one.resolution is Resolution.BLOCKS for one in self._blockers)
-        stamp = self._fingerprint(tables)
+        stamp = self._fingerprint(tables) if request.is_described else ""
         script = None
         if request.is_described and not is_blocked:
             script = script_of(self._live, family, stamp)

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pitr.postgres.diff.classified import balanced
 from pitr.postgres.merge.planned import PlannedTable
 from pitr.postgres.merge.writability import owned_columns
 from pitr.postgres.merge.writing import suppressed
-from pitr.postgres.tables.session import Connection
+from pitr.postgres.tables.name import quoted
+from pitr.postgres.tables.session import Connection, value_of
 from pitr.vocabulary.row_class import Action
 
 
@@ -62,9 +62,9 @@ def _count_same(
     connection: Connection, table: PlannedTable, action: Action, columns: Sequence[str]
 ) -> int:
     """Count the rows that are what they should be, by a join of all at once."""
-    same = f"r.n IN (SELECT r.n FROM {table.rows} AS r {table.becoming()} {table.live_row()}"
-    same += f" WHERE {_equal(table, columns)})"
-    return table.count(connection, f"{table.acting(action)} AND {same}")
+    amount = f"{table.rows} AS r {table.becoming()} {table.live_row()}"
+    condition = f"{table.acting(action)} AND {_equal(table, columns)}"
+    return int(value_of(connection, f"SELECT count(*) FROM {amount} WHERE {condition}"))
 
 
 def _live(table: PlannedTable, columns: Sequence[str]) -> str:
@@ -77,9 +77,8 @@ def _live(table: PlannedTable, columns: Sequence[str]) -> str:
 
 
 def _equal(table: PlannedTable, columns: Sequence[str]) -> str:
-    tests = [
-        f"{table.live.column(name).image('l')} IS NOT DISTINCT FROM"
-        f" {table.live.column(name).image('x')}"
-        for name in columns
-    ]
-    return balanced(tests, "AND") if tests else "TRUE"
+    """Return the condition that two rows of one definition are the same image in columns."""
+    if not columns:
+        return "TRUE"
+    sides = [", ".join(f"{alias}.{quoted(name)}" for name in columns) for alias in ("l", "x")]
+    return f"pg_catalog.record_image_eq(ROW({sides[0]}), ROW({sides[1]}))"
