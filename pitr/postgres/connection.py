@@ -79,6 +79,12 @@ def connect_replication(place: str, *, program: str = "pitr") -> Connection:
     return _connect(place, program, replication="true")
 
 
+def in_database(place: str, database: str) -> str:
+    """Return the text of a place that leads to another database of it; see `connect` for errors."""
+    _parameters(place)
+    return make_conninfo(place, dbname=database)
+
+
 def _connect(place: str, program: str, **overriding: str) -> Connection:
     given = _parameters(place)
     # The program's name yields to PGAPPNAME, the rest to whatever the place says itself.

@@ -11,16 +11,48 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pitr.config import Settings
 from pitr.operations.clock import now_us
-from pitr.operations.merge import Confirm, MergeResult
+from pitr.operations.merge import Confirm, MergeResult, MergeWish
+from pitr.operations.postgres.comparing import open_recovery
+from pitr.operations.postgres.plan import plan_request
 from pitr.postgres.connection import Connection
 from pitr.postgres.diff.states import States, comparing
+from pitr.postgres.faults import server_faults
 from pitr.postgres.merge.apply import Again, Applied, Classify, MergeRun, apply_plan, stale
+from pitr.postgres.merge.kin import Classifier
 from pitr.postgres.merge.plan import PlanRequest, PreparedPlan, make_plan
 from pitr.postgres.merge.writing import WrittenTable
 from pitr.recovery.merges import MergedTable, MergeRecord, NewMerge, new_merge
 from pitr.vocabulary.plan import MergeOutcome, MergeStep, OnStep, Plan, SavedPlan
 from pitr.vocabulary.row_class import Action
+
+
+def merge(settings: Settings, wish: MergeWish, *, confirm: Confirm, on_step: OnStep) -> MergeResult:
+    """Merge a recovery into the live database: all of the plan, or nothing.
+
+    Raises PlanStale, DatabaseRefused, PrivilegeMissing, and what opening a recovery raises; then
+    nothing was changed. SourceUnreachable may leave open what became of the COMMIT.
+    """
+    recovery_id = wish.saved.recovery if wish.saved else wish.recovery_id
+    options = wish.saved.options if wish.saved else wish.options
+    tables = wish.saved.chosen if wish.saved else wish.tables
+    classifier = Classifier(options)
+    with open_recovery(settings, recovery_id, tables=tables, program="pitr merge") as opened:
+        run = Run(
+            state=settings.state,
+            recovery=opened.recovery.id,
+            undoes=None,
+            is_agreed=wish.is_agreed,
+            saved=wish.saved,
+            lock_seconds=wish.lock_seconds,
+            confirm=confirm,
+            on_step=on_step,
+            reconnect=opened.connect,
+            classify=classifier.classify,
+            again=classifier.again,
+        )
+        return run_plan(opened.states, plan_request(opened, options, tables), run)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +92,7 @@ def run_plan(states: States, request: PlanRequest, run: Run) -> MergeResult:
 
 
 def _plan(states: States, request: PlanRequest, run: Run) -> Plan:
-    with comparing(states):
+    with server_faults("plan the merge"), comparing(states):
         return make_plan(states, run.classify(states), request).plan
 
 

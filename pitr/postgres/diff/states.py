@@ -31,7 +31,8 @@ _KINDS = {
 class States:
     """The open states. `tables` are names at the target; `where` is a condition over their rows.
 
-    `columns` has, by table, those that alone are to be compared and set back.
+    `columns` has, by table, those that alone are to be compared and set back. `held` are the
+    tables that the other states hold as they were, all of them when None.
 
     Without `before` the rows are staged from elsewhere: an undo has them in files.
     """
@@ -42,6 +43,7 @@ class States:
     after: Connection | None = None
     where: str | None = None
     columns: Mapping[TableName, Sequence[str]] = field(default_factory=dict)
+    held: frozenset[TableName] | None = None
 
 
 @contextmanager

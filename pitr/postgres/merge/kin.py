@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from pitr.errors import UsageError
 from pitr.merge.rules import actions_of
 from pitr.postgres.diff.alignment import BEFORE, AlignedTable
 from pitr.postgres.diff.candidates import Limits
@@ -88,6 +89,11 @@ class Classifier:
                     key.child_oid, key.child)  # fmt: skip
                 if other[0] in known:
                     continue
+                if states.held is not None and other[1] not in states.held:
+                    raise UsageError(
+                        f"the recovery does not hold {other[1]}, which kin of the rows is in",
+                        hint=f"Restore again with '-t {other[1]}' too, or without kin.",
+                    )
                 known.add(other[0])
                 frontier.add(other[0])
                 index = len(tables) + len(found)

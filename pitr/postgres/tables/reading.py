@@ -14,7 +14,7 @@ from pitr.postgres.tables.definition import (
     UniqueIndex,
 )
 from pitr.postgres.tables.name import TableName
-from pitr.postgres.tables.session import Connection, rows_of, statement_text
+from pitr.postgres.tables.session import Connection, rows_of, statement_text, value_of
 
 
 def read_table(
@@ -145,3 +145,18 @@ def _sequence(row: Any) -> ColumnSequence:
         may_set=row[5],
         may_read=row[6],
     )
+
+
+def table_names(connection: Connection) -> dict[str, TableName]:
+    """Return the tables of a database by `schema.name` as it is spelled, nothing quoted."""
+    rows = rows_of(
+        connection,
+        "SELECT n.nspname, c.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n"
+        " ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'p')",
+    )
+    return {f"{schema}.{name}": TableName(schema, name) for schema, name in rows}
+
+
+def system_identifier(connection: Connection) -> int:
+    """Return what tells a cluster from all others that initdb made."""
+    return int(value_of(connection, "SELECT system_identifier FROM pg_catalog.pg_control_system()"))

@@ -1,0 +1,116 @@
+"""Open the states of a recovery, for the verbs that compare it with live: diff, plan, merge.
+
+The server of the recovery runs for as long as the block, and is only read. What goes wrong with
+live inside the block must leave it as an error of ours: a driver's error would be taken for the
+sidecar's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+
+from pitr.config import Settings
+from pitr.errors import IdentityMismatch, PreconditionFailed, SourceUnusable, UsageError
+from pitr.operations.postgres.sidecar import kept_server
+from pitr.postgres.connection import Connection, connect, in_database
+from pitr.postgres.diff.states import States
+from pitr.postgres.faults import server_faults
+from pitr.postgres.server import running
+from pitr.postgres.tables.name import TableName
+from pitr.postgres.tables.reading import system_identifier, table_names
+from pitr.postgres.target_tables import split_name
+from pitr.recovery.folder import RecoveredTable, Recovery, read_recovery
+
+
+@dataclass(frozen=True, slots=True)
+class OpenRecovery:
+    """A recovery and its states. `place` leads to the live database, without a password."""
+
+    recovery: Recovery
+    states: States
+    place: str
+
+    def connect(self) -> Connection:
+        """Return one more connection to the live database."""
+        return connect(self.place)
+
+
+@contextmanager
+def open_recovery(
+    settings: Settings, recovery_id: str | None, *, tables: Sequence[str] = (), program: str
+) -> Iterator[OpenRecovery]:
+    """Open the states of a recovery, or of the newest; of these tables, or of all of its tables.
+
+    Raises UsageError for a table or recovery that does not exist, PreconditionFailed when the
+    sidecar is gone, IdentityMismatch when live is another cluster, SourceUnusable and
+    SourceUnreachable.
+    """
+    recovery = read_recovery(settings.state, recovery_id)
+    kept = kept_server(settings, recovery)
+    if recovery.until is not None:
+        raise PreconditionFailed(
+            f"the recovery {recovery.id} has a state after the damage",
+            detail="Of a PostgreSQL source this version cannot read it.",
+        )
+    place = in_database(_live(settings, recovery), kept.database)
+    with (
+        closing(connect(place, program=program)) as live,
+        running(kept.server) as started,
+        closing(started.connect(kept.database, read_only=True)) as before,
+    ):
+        _check_identity(before, live, place)
+        names = table_names(before)
+        held = {t: found for t in recovery.tables if (found := names.get(t.table)) is not None}
+        chosen = _chosen(recovery, held, tables)
+        states = States(
+            live=live,
+            before=before,
+            tables=tuple(held[table] for table in chosen),
+            where=recovery.where,
+            columns={held[t]: t.columns for t in chosen if t.columns is not None},
+            held=frozenset(held.values()),
+        )
+        yield OpenRecovery(recovery, states, place)
+
+
+def _live(settings: Settings, recovery: Recovery) -> str:
+    location = recovery.source or (settings.source.location if settings.source else None)
+    if location is None:
+        raise SourceUnusable(
+            "there is no live database to compare with",
+            detail=f"The recovery {recovery.id} was made without a source.",
+            hint=f"'pitr recoveries sql {recovery.id}' asks the sidecar by itself.",
+        )
+    return location
+
+
+def _check_identity(before: Connection, live: Connection, place: str) -> None:
+    """Make sure that live is the cluster that the recovery is of."""
+    with server_faults("read the system identifier"):
+        then, now = system_identifier(before), system_identifier(live)
+    if then != now:
+        raise IdentityMismatch(
+            f"the recovery is not of {place}",
+            detail=f"Its system identifier is {then}, that of the server {now}.",
+            hint="Name the cluster that it is of with --source.",
+        )
+
+
+def _chosen(
+    recovery: Recovery, held: dict[RecoveredTable, TableName], texts: Sequence[str]
+) -> list[RecoveredTable]:
+    """Return the tables that were named, in their order; all of them when none was."""
+    chosen: dict[RecoveredTable, None] = {}
+    for text in texts:
+        parts = split_name(text)[-2:]
+        found = [t for t, name in held.items() if (name.schema, name.name)[-len(parts) :] == parts]
+        if len(found) != 1:
+            raise UsageError(
+                f"the recovery {recovery.id} has {'no' if not found else 'more than one'} table"
+                f" {text}",
+                hint=f"It has: {', '.join(str(name) for name in held.values())}.",
+            )
+        chosen[found[0]] = None
+    return list(chosen or held)

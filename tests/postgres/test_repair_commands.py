@@ -1,0 +1,122 @@
+"""restore, diff, plan, merge and undo of a PostgreSQL table, as a user types them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.cli.commands import pitr, succeed
+from tests.postgres.replay_world import archiving_server, finish_wal, take_base, world_folder
+from tools.postgres_servers import Server
+
+ROWS = "INSERT INTO orders SELECT i, 'item ' || i, i * 10 FROM generate_series(1, 50) AS i"
+
+
+@dataclass(frozen=True, slots=True)
+class Shop:
+    """A live cluster after an accident, with a recovery from before it."""
+
+    folder: Path
+    server: Server
+    recovery: str
+
+    def rows(self) -> list[object]:
+        return [tuple(row) for row in self.server.query("SELECT * FROM orders ORDER BY id")]
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
+    """A DELETE without its WHERE, work after it, and `pitr restore` of the table."""
+    place = tmp_path_factory.mktemp("shop")
+    changes = {"PITR_STATE": str(place / "state")}
+    with world_folder() as folder, archiving_server(folder, 15, segment_megabytes=1) as server:
+        server.query("CREATE TABLE orders (id int PRIMARY KEY, item text, cents numeric)")
+        take_base(server, folder)
+        server.query(ROWS)
+        with server.connect() as connection, connection.transaction():
+            xid = connection.execute("SELECT txid_current()").fetchone()
+            connection.execute("DELETE FROM orders WHERE id > 10")
+        assert xid is not None
+        server.query("INSERT INTO orders VALUES (51, 'later', 1)")
+        server.query("UPDATE orders SET cents = 7 WHERE id = 1")
+        finish_wal(server)
+        (place / "pitr.toml").write_text(
+            f"[source.shop]\nsource = '{server.url()}'\narchive = '{place / 'archive'}'\n"
+        )
+        os.environ.update(changes, PITR_SIDECAR_FOLDER=str(folder / "sidecars"))
+        try:
+            words = ["-t", "orders", "--at", f"before:xid:{xid[0]}", "--no-compare", "--json"]
+            places = ["--from-backup", str(folder / "base"), "--from-wal", str(folder / "wal")]
+            found = succeed(place, "restore", *words, *places).json
+            yield Shop(place, server, found["recovery"])
+        finally:
+            del os.environ["PITR_STATE"], os.environ["PITR_SIDECAR_FOLDER"]
+
+
+def test_rows_come_back_and_later_work_stays(shop: Shop, tmp_path: Path) -> None:
+    """The whole story: what differs, the plan as a file, the merge of it, and back again."""
+    before = shop.rows()
+    assert len(before) == 11
+    table = succeed(shop.folder, "diff", "--json").json["tables"][0]
+    classes = [row["class"] for row in table["rows"]]
+    assert (table["table"], classes.count("lost"), classes.count("differs")) == (
+        "public.orders", 40, 1,
+    )  # fmt: skip
+
+    saved = tmp_path / "plan.json"
+    succeed(shop.folder, "plan", "-o", str(saved))
+    plan = json.loads(saved.read_text())
+    assert plan["counts"] == {"lost": 40, "differs": 1}
+    assert plan["sql"].startswith("-- Made by pitr")
+
+    assert pitr(shop.folder, "merge", "--plan", str(saved)).code == 2
+    merged = succeed(shop.folder, "merge", "--plan", str(saved), "--yes", "--json").json
+    assert (merged["inserted"], merged["updated"], merged["skipped"]) == (40, 0, 1)
+    after = shop.rows()
+    assert len(after) == 51
+    assert set(before) <= set(after)
+    assert pitr(shop.folder, "merge", "--plan", str(saved), "--yes").code == 7
+    assert succeed(shop.folder, "merge", "--yes", "--json").json["inserted"] == 0
+
+    undone = succeed(shop.folder, "undo", merged["merge"], "--yes", "--json").json
+    assert undone["deleted"] == 40
+    assert shop.rows() == before
+
+
+def test_script_of_a_plan_does_the_same_in_psql(shop: Shop, tmp_path: Path) -> None:
+    """It asserts its preconditions: run twice it stops and changes nothing."""
+    before = shop.rows()
+    script = shop.server.folder / "plan.sql"
+    script.write_text(succeed(shop.folder, "plan", "--format", "sql").out)
+    script.chmod(0o644)
+    shop.server.run("psql", "-qf", str(script))
+    after = shop.rows()
+    assert len(after) == 51
+    with pytest.raises(Exception, match="exit status 3"):
+        shop.server.run("psql", "-qf", str(script))
+    assert shop.rows() == after
+    shop.server.query("DELETE FROM orders WHERE id BETWEEN 11 AND 50")
+    assert shop.rows() == before
+
+
+def test_server_that_is_another_cluster_is_refused(shop: Shop) -> None:
+    """The recovery is of one system identifier; no other is written."""
+    with Server(15) as other:
+        toml = shop.folder / "pitr.toml"
+        kept = toml.read_text()
+        recovery = next((shop.folder / "state/recoveries").glob("*/recovery.json"))
+        document = recovery.read_text()
+        recovery.write_text(document.replace(str(shop.server.folder), str(other.folder)))
+        toml.write_text(kept.replace(str(shop.server.folder), str(other.folder)))
+        try:
+            done = pitr(shop.folder, "merge", "--yes", "--json")
+        finally:
+            recovery.write_text(document)
+            toml.write_text(kept)
+    assert done.code == 3
+    assert "system identifier" in done.error["detail"]
