@@ -85,19 +85,16 @@ class Classifier:
                     continue
                 seen.add(mark)
                 self._edges.append(edge)
-                other = (key.parent_oid, key.parent) if edge.is_upwards else (
-                    key.child_oid, key.child)  # fmt: skip
-                if other[0] in known:
+                oid, name = (key.parent_oid, key.parent)
+                if not edge.is_upwards:
+                    oid, name = (key.child_oid, key.child)
+                if oid in known:
                     continue
-                if states.held is not None and other[1] not in states.held:
-                    raise UsageError(
-                        f"the recovery does not hold {other[1]}, which kin of the rows is in",
-                        hint=f"Restore again with '-t {other[1]}' too, or without kin.",
-                    )
-                known.add(other[0])
-                frontier.add(other[0])
+                _check_held(states, name)
+                known.add(oid)
+                frontier.add(oid)
                 index = len(tables) + len(found)
-                found.append(self._classified(states, index, other[1], edge))
+                found.append(self._classified(states, index, name, edge))
         self._kin = {table.aligned.index for table in found}
         return found
 
@@ -167,6 +164,14 @@ class Classifier:
         chosen = f"{found} WHERE {' AND '.join(conditions)}"
         statement = f"UPDATE {target.rows_table} SET kin = true WHERE n IN ({chosen})"
         return run(live, statement).rowcount
+
+
+def _check_held(states: States, name: TableName) -> None:
+    if states.held is not None and name not in states.held:
+        raise UsageError(
+            f"the recovery does not hold {name}, which kin of the rows is in",
+            hint=f"Restore again with '-t {name}' too, or without kin.",
+        )
 
 
 def _rows(table: ClassifiedTable, rows: str, before: str) -> str:
