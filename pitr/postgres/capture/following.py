@@ -11,13 +11,22 @@ from pitr.archive.store import Store
 from pitr.errors import Corrupt, PitrError
 from pitr.postgres.capture.open_segment import OpenSegment
 from pitr.postgres.catalog.catalog_reader import CatalogReader
-from pitr.postgres.catalog.watching import CatalogWatch
 from pitr.postgres.connection import connect
 from pitr.postgres.index.segment import index_segment
+from pitr.postgres.wal.payload import (
+    DatabaseCreated,
+    DatabaseDropped,
+    RelationMapUpdated,
+    decode_payload,
+)
+from pitr.postgres.wal.record import decode_record
 from pitr.postgres.wal.scan import Scan
-from pitr.postgres.wal.versions import WalVersion
+from pitr.postgres.wal.transaction import TransactionEnd
+from pitr.postgres.wal.versions import RM_DBASE, RM_RELMAP, RM_XACT, WalVersion
 from pitr.vocabulary.event import Event, Level, OnEvent
 
+# XLOG_XACT_HAS_INFO: without it a commit has nothing but its time.
+_HAS_INFO = 0x80
 _PAUSE_SECONDS_MIN = 1.0
 # A reading may take at most this share of the time: DDL may come without end.
 _BUSY_SHARE = 0.05
@@ -43,6 +52,31 @@ def index_objects(segment: OpenSegment) -> list[tuple[str, bytes]]:
     ]
 
 
+def databases_redefined(scan: Scan, version: WalVersion) -> set[int]:
+    """Return the databases in which a commit changed a relation's definition or its file.
+
+    0 stands for what all databases share, the list of databases among it. The catalog itself is in
+    no way looked at: the commit says what other sessions must forget.
+    """
+    found: set[int] = set()
+    rmgrs, infos = scan.records.rmgr, scan.records.info
+    for number, data in scan.kept():
+        rmgr = rmgrs[number]
+        is_wanted = rmgr in (RM_RELMAP, RM_DBASE) or (rmgr == RM_XACT and infos[number] & _HAS_INFO)
+        if is_wanted:
+            record = decode_record(scan.records.lsn[number], data, version)
+            match decode_payload(record, version):
+                case TransactionEnd(is_commit=True) as end:
+                    found.update(database for database, _ in end.invalidations.relations)
+                case RelationMapUpdated(database=database):
+                    found.add(database)
+                case DatabaseCreated(database=database):
+                    found.update((0, database))
+                case DatabaseDropped():
+                    found.add(0)
+    return found
+
+
 class CatalogFollower:
     """Reads the live catalog again, in a thread of its own, after commits that changed it."""
 
@@ -57,8 +91,7 @@ class CatalogFollower:
         self._changed = threading.Condition()
         self._wanted: set[int] | None = None
         self._is_due = False
-        self._watch: CatalogWatch | None = None
-        self._moved: list[tuple[int, int]] = []
+        self._has_begun = False
         self._is_closing = False
         self._last_fault: str | None = None
         self._thread = threading.Thread(target=self._run, name="pitr-catalog", daemon=True)
@@ -66,28 +99,17 @@ class CatalogFollower:
 
     def see(self, scan: Scan, version: WalVersion) -> None:
         """Take what a scan found; waits for nothing."""
-        is_first = self._watch is None
-        self._watch = self._watch or CatalogWatch(version)
-        found = self._note(self._watch, scan)
-        if is_first:
-            found = None
+        try:
+            found = databases_redefined(scan, version) if self._has_begun else None
+        except Corrupt:
+            found = None  # a payload that is not understood may have changed anything
         if found is not None and not found:
             return
         with self._changed:
             before = self._wanted if self._is_due else set()
             self._wanted = None if found is None or before is None else before | (found - {0})
-            self._is_due = True
+            self._is_due = self._has_begun = True
             self._changed.notify_all()
-
-    def _note(self, watch: CatalogWatch, scan: Scan) -> set[int] | None:
-        """Return the databases to read again; None for all, when a record is not understood."""
-        with self._changed:
-            moved, self._moved = self._moved, []
-        watch.learn(moved)
-        try:
-            return watch.note(scan)
-        except Corrupt:
-            return None
 
     def close(self) -> None:
         """Read what is still to be read, and end."""
@@ -102,8 +124,6 @@ class CatalogFollower:
             try:
                 self._reader.refresh(wanted)
                 self._last_fault = None
-                with self._changed:
-                    self._moved = self._reader.moved_catalogs()
             except PitrError as error:
                 self._put_off(wanted, error)
             took = time.monotonic() - began
