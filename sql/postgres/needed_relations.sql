@@ -1,12 +1,16 @@
 -- Relations that chosen tables need to be usable, themselves included: partitions and inheritance
 -- children, TOAST tables, indexes, sequences owned or named by a default, and on request the tables
--- that foreign keys name.
+-- that foreign keys name. From 18 on all sequences, because its pg_dump asks each for its value.
 -- Parameters: tables, OIDs of the chosen relations; with_parents, whether foreign keys are followed.
 -- Result: oid, schema, name, relkind, relpersistence, tablespace and file of each; those without a
 --   file (partitioned tables and indexes) have none.
 -- Versions: PostgreSQL 13 to 18.
 WITH RECURSIVE needed AS (
     SELECT unnest(%(tables)s::oid[]) AS oid
+    UNION
+    SELECT oid FROM pg_class
+    WHERE relkind = 'S' AND relpersistence = 'p'
+        AND current_setting('server_version_num')::int >= 180000
     UNION
     SELECT link.needs
     FROM needed

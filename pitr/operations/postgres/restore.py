@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import dataclass
 
 from pitr.config import Settings
-from pitr.errors import ArchiveGap, UsageError
+from pitr.errors import ArchiveGap, OutsideWindow, UsageError
 from pitr.operations.clock import now_us
+from pitr.operations.postgres.reading import Reading, open_reading
 from pitr.operations.postgres.sidecar import keep_server, new_sidecar
 from pitr.operations.restore import RestoreOutcome, RestoreRequest, TableOutcome
+from pitr.postgres.base import BaseInfo
+from pitr.postgres.base_archive import BaseArchive
 from pitr.postgres.base_folder import BaseFolder
+from pitr.postgres.index.wal_index import WalIndex
 from pitr.postgres.replay import (
     Replay,
     ReplayedTables,
@@ -21,6 +25,7 @@ from pitr.postgres.replay import (
     open_source,
 )
 from pitr.postgres.server import find_binaries, server_account
+from pitr.postgres.target import ResolvedLsn
 from pitr.postgres.target_tables import split_name
 from pitr.postgres.wal_folder import WalFolder
 from pitr.postgres.wal_selection import WalWindow
@@ -28,9 +33,26 @@ from pitr.postgres.wal_target import FoundTarget, WalTargets
 from pitr.recovery.folder import RecoveredTable, Recovery, new_recovery
 from pitr.source_text import POSTGRES
 from pitr.target_text import parse_target
+from pitr.vocabulary.position import Lsn
 from pitr.vocabulary.target import ResolvedTarget
 
 _DATABASE = "postgres"
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """How a target is reached: the base and the WAL, an index of it or none, and the stop."""
+
+    source: ReplaySource
+    index: WalIndex | None
+    stop: StopPoint
+    target: ResolvedTarget
+    database: str | None
+    archive: str
+
+    @property
+    def bytes_read(self) -> int:
+        return self.source.bytes_read + (self.index.bytes_read if self.index else 0)
 
 
 def restore(
@@ -42,45 +64,46 @@ def restore(
     base and WAL, and recovering raise; then there is no recovery, and no server is left.
     """
     now = now_us()
-    database, names = _names(settings, request)
-    source, wal = _source(request)
+    named = _database(request)
+    way = _way(settings, request, now)
     tools = ServerTools(
-        find_binaries(source.control.major, chosen=settings.pg_bindir),
+        find_binaries(way.source.control.major, chosen=settings.pg_bindir),
         server_account(settings.sidecar_user),
     )
-    found, stop = _resolve(source, request.target, now)
-    on_target(found.target)
-    with new_recovery(settings.state, label=names[0], now_us=now) as new:
+    database = named or settings.database or way.database or _DATABASE
+    on_target(way.target)
+    with new_recovery(settings.state, label=request.tables[0], now_us=now) as new:
         began = time.monotonic()
         folder = new_sidecar(settings, new, tools.account)
-        replay = Replay(source, stop, tools, folder)
-        catalogs = replay.find_tables(database, names, with_parents=request.with_parents)
+        replay = Replay(way.source, way.stop, tools, folder, way.index)
+        catalogs = replay.find_tables(database, request.tables, with_parents=request.with_parents)
         replayed = replay.recover(catalogs, folder / "sidecar")
         keep_server(new, replayed)
         recovery = Recovery(
             id=new.id,
             engine=POSTGRES,
             source=settings.source.location if settings.source else None,
-            archive=str(wal),
+            archive=way.archive,
             created_us=now,
             target=request.target,
-            resolved=found.target,
+            resolved=way.target,
             sidecar=str(replayed.server.folder),
             tables=_recovered(replayed),
             where=None,
             seconds=round(time.monotonic() - began, 3),
-            bytes_read=source.bytes_read,
+            bytes_read=way.bytes_read,
         )
         new.finish(recovery)
     return RestoreOutcome(recovery, tuple(_outcome(table) for table in recovery.tables))
 
 
-def _names(settings: Settings, request: RestoreRequest) -> tuple[str, list[str]]:
-    """Return the database and the names of the tables in it. Raises UsageError."""
+def _database(request: RestoreRequest) -> str | None:
+    """Return the database that the request names, or None. Raises UsageError."""
     for option, value in (
         ("--until", request.until),
         ("--where", request.where),
         ("--to", request.destination),
+        ("--columns", request.columns or None),
     ):
         if value is not None:
             raise UsageError(
@@ -89,23 +112,52 @@ def _names(settings: Settings, request: RestoreRequest) -> tuple[str, list[str]]
             )
     parts = [split_name(name) for name in request.tables]
     named = {part[0] for part in parts if len(part) == 3}
-    chosen = request.database or settings.database
-    if len(named | ({chosen} if chosen else set())) > 1:
+    named |= {request.database} if request.database else set()
+    if len(named) > 1:
         raise UsageError(
             "the tables are of several databases",
-            detail=f"Named are {', '.join(sorted(named | ({chosen} if chosen else set())))}.",
+            detail=f"Named are {', '.join(sorted(named))}.",
             hint="Restore those of one database at a time.",
         )
-    return next(iter(named), None) or chosen or _DATABASE, list(request.tables)
+    return next(iter(named), None)
 
 
-def _source(request: RestoreRequest) -> tuple[ReplaySource, Path]:
-    if request.backup is None or request.wal is None:
-        raise UsageError(
-            "restoring from an archive of PostgreSQL is not in this version",
-            hint="Name a base backup and a folder of WAL: '--from-backup DIR --from-wal DIR'.",
-        )
-    return open_source(BaseFolder(request.backup), WalFolder(request.wal)), request.wal
+def _way(settings: Settings, request: RestoreRequest, now: int) -> _Way:
+    """Return how the target is reached, from an archive or from files that lie about."""
+    if request.backup is not None and request.wal is not None:
+        source = open_source(BaseFolder(request.backup), WalFolder(request.wal))
+        found, stop = _resolve(source, request.target, now)
+        return _Way(source, None, stop, found.target, None, str(request.wal))
+    reading = open_reading(settings)
+    resolved = reading.resolve(request.target)
+    bases = BaseArchive(reading.store)
+    base = bases.open(_nearest_base(reading, bases, resolved).id)
+    stop = StopPoint(resolved.timeline, resolved.stop)
+    source = open_source(base, reading.wal)
+    archive = settings.needed_archive()
+    return _Way(source, reading.index, stop, resolved.target, reading.database, archive)
+
+
+def _nearest_base(reading: Reading, bases: BaseArchive, resolved: ResolvedLsn) -> BaseInfo:
+    """Return the newest base from which the WAL leads to a position without a gap.
+
+    Raises OutsideWindow naming the bases that there are. A damaged manifest is passed over.
+    """
+    switches = {entry.timeline: entry.switch for entry in reading.wal.history(resolved.timeline)}
+    switches[resolved.timeline] = resolved.stop
+    ranges = reading.wal.ranges(resolved.timeline)
+    known = bases.bases(lambda _: None)
+    for info in sorted(known, key=lambda info: info.start, reverse=True):
+        end = info.end or info.start
+        is_before = end <= min(resolved.stop, switches.get(info.timeline, Lsn(0)))
+        if is_before and any(low <= info.start and resolved.stop <= high for low, high in ranges):
+            return info
+    there = ", ".join(f"{info.id} (usable from {info.end})" for info in known)
+    raise OutsideWindow(
+        "no base backup leads to the target",
+        detail=f"The target is {resolved.stop}. The archive has {there or 'no base backup'}.",
+        hint="Choose a later target; 'pitr backup' takes a base for those to come.",
+    )
 
 
 def _resolve(source: ReplaySource, text: str, now: int) -> tuple[FoundTarget, StopPoint]:

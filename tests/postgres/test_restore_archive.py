@@ -1,0 +1,128 @@
+"""`pitr restore` of PostgreSQL from an archive: init, backup, mark, restore, as a user types it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from pitr.archive.local import LocalStore
+from pitr.postgres.index.upkeep import complete_index
+from pitr.postgres.wal_archive import WalArchive
+from tests.cli.commands import pitr, succeed, told
+from tests.postgres.backups import take
+from tests.postgres.fixtures import ServerMaker
+from tests.postgres.replay_world import world_folder
+from tools.postgres_servers import Server
+
+TABLE = "CREATE TABLE orders (id int PRIMARY KEY, item text)"
+ROWS = "INSERT INTO orders SELECT i, 'item ' || i FROM generate_series(1, 200) AS i"
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A server, and a folder with pitr.toml, archive and a place for sidecars."""
+
+    server: Server
+    folder: Path
+
+    def delete(self) -> int:
+        """Delete all orders in one transaction; return its xid."""
+        with self.server.connect() as connection:
+            connection.execute("BEGIN")
+            xid = connection.execute("SELECT txid_current()").fetchone()
+            connection.execute("DELETE FROM orders")
+            connection.execute("COMMIT")
+        assert xid is not None
+        return int(xid[0])
+
+    def back_up(self) -> None:
+        """Take a base backup into the archive."""
+        take(self.server, LocalStore(self.folder / "archive"))
+
+    def complete_index(self) -> None:
+        """Make the index objects of all whole segments."""
+        store = LocalStore(self.folder / "archive")
+        complete_index(store, WalArchive(store))
+
+    def restored(self, target: str) -> dict[str, object]:
+        """Restore the orders; return the document."""
+        found: dict[str, object] = succeed(
+            self.folder, "restore", "-t", "orders", "--at", target, "--json"
+        ).json
+        return found
+
+
+@pytest.fixture
+def site(make_server: ServerMaker, tmp_path: Path) -> Iterator[Site]:
+    """Make a source with a base backup in its archive."""
+    server = make_server(settings={"wal_keep_size": "1GB"}, segment_megabytes=1)
+    server.query(TABLE)
+    server.query("CREATE TABLE noise AS SELECT i, 'n' AS t FROM generate_series(1, 4000) AS i")
+    with world_folder() as sidecars:
+        os.environ["PITR_SIDECAR_FOLDER"] = str(sidecars)
+        os.environ["PITR_STATE"] = str(tmp_path / "state")
+        succeed(tmp_path, "init", server.url(), "--archive", "archive")
+        made = Site(server, tmp_path)
+        made.back_up()
+        yield made
+        del os.environ["PITR_SIDECAR_FOLDER"], os.environ["PITR_STATE"]
+
+
+def test_table_comes_back_from_the_archive_alone(site: Site) -> None:
+    """Before the DELETE all rows are there; a second base is used when it is nearer."""
+    site.server.query(ROWS)
+    first = site.delete()
+    succeed(site.folder, "mark", "first")
+    found = site.restored(f"before:xid:{first}")
+    assert found["tables"][0]["rows"] == 200  # type: ignore[index]
+
+    site.back_up()
+    site.server.query(ROWS)
+    second = site.delete()
+    site.server.query("DROP TABLE orders")
+    succeed(site.folder, "mark", "gone")
+    site.server.stop()
+    assert site.restored(f"before:xid:{second}")["tables"][0]["rows"] == 200  # type: ignore[index]
+    assert site.restored(f"xid:{second}")["tables"][0]["rows"] == 0  # type: ignore[index]
+    asked = succeed(site.folder, "recoveries", "sql", "SELECT count(*) FROM orders", "--json")
+    assert asked.json["rows"] == [[0]]
+    done = pitr(site.folder, "restore", "-t", "orders", "--at", "name:gone")
+    assert (done.code, "no table orders" in done.err) == (2, True)
+
+
+def test_what_other_tables_wrote_is_not_read(site: Site) -> None:
+    """Of the WAL of another table only the index is read, and what lies in the last segments."""
+    site.server.query(ROWS)
+    xid = site.delete()
+    site.server.query("CREATE TABLE last AS SELECT 1 AS i")
+    succeed(site.folder, "mark", "quiet")
+    site.complete_index()
+    before = site.restored("name:quiet")
+    for _ in range(6):
+        site.server.query(f"UPDATE noise SET t = {' || '.join(['md5(random()::text)'] * 9)}")
+    succeed(site.folder, "mark", "loud")
+    site.complete_index()
+    after = site.restored("name:loud")
+
+    assert before["tables"] == after["tables"]
+    wal_bytes = sum(path.stat().st_size for path in (site.folder / "archive/wal").rglob("*"))
+    assert wal_bytes > 1 << 20
+    more = int(str(after["bytes_read"])) - int(str(before["bytes_read"]))
+    assert more < wal_bytes / 2
+    assert site.restored(f"before:xid:{xid}")["tables"][0]["rows"] == 200  # type: ignore[index]
+
+
+def test_target_that_no_base_leads_to_is_refused(site: Site) -> None:
+    """Before the base, or behind a gap in the WAL: exit 4, and the bases are named."""
+    site.server.query(ROWS)
+    succeed(site.folder, "mark", "first")
+    shutil.rmtree(site.folder / "archive/base")
+    done = pitr(site.folder, "restore", "-t", "orders", "--at", "latest")
+
+    assert done.code == 4
+    assert "no base backup leads to the target" in told(done.err)[0]
