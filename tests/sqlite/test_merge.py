@@ -266,6 +266,28 @@ def test_unique_values_that_rows_have_to_swap_are_swapped(make: Make) -> None:
     assert world.changed_since(image) == {}
 
 
+@pytest.mark.parametrize("word", ["IGNORE", "REPLACE"])
+def test_triggers_keep_their_own_conflict_clause(make: Make, word: str) -> None:
+    """An OR in a statement of ours would hold in the triggers that it fires, instead of theirs."""
+    world = make(
+        ORDERS,
+        "CREATE TABLE items (item TEXT PRIMARY KEY)",
+        f"CREATE TRIGGER came AFTER INSERT ON orders"
+        f" BEGIN INSERT OR {word} INTO items VALUES (new.item); END",
+        f"CREATE TRIGGER went AFTER UPDATE ON orders"
+        f" BEGIN INSERT OR {word} INTO items VALUES (new.item); END",
+        ROWS,
+    )
+    before = world.mark()
+    world.run("DELETE FROM orders WHERE id < 3", "UPDATE orders SET cents = 0")
+    image = world.image()
+    done = world.merge(before, "orders", update=True)
+    assert done.code == 0, done.error
+    gone, come = world.changed_since(image)["orders"]
+    assert (len(gone), len(come)) == (1, 3)
+    assert "items" not in world.changed_since(image)
+
+
 def test_plan_counts_what_is_done_and_what_is_left_aside(shop: MergeWorld) -> None:
     """Promise: the plan's numbers are those of the merge."""
     before = shop.mark()

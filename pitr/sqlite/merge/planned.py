@@ -10,7 +10,8 @@ Every statement about the rows of a plan joins up to four relations, under these
 A row is written by its class, and only while it has no reason against it. The database is asked
 set by set; no row passes through Python but those shown to a person.
 
-Every write says OR ABORT: a table may declare ON CONFLICT REPLACE, which would delete other rows.
+A write to a table that declares ON CONFLICT says OR ABORT: REPLACE would delete other rows. No
+other write does: the word would hold in its triggers too, against their own OR IGNORE.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import apsw
 
 from pitr.sqlite.diff.joining import balanced
 from pitr.sqlite.past.tables import PastTable
-from pitr.sqlite.statement.tokens import quoted
+from pitr.sqlite.statement.tokens import quoted, tokens_of
 from pitr.vocabulary.diff_row import Row
 from pitr.vocabulary.drift import SchemaDrift
 from pitr.vocabulary.row_class import Action, RowClass
@@ -66,6 +67,21 @@ class PlannedTable:
     def live(self) -> str:
         """Return the live table's name for a statement."""
         return f"main.{quoted(self.name)}"
+
+    @property
+    def inserts(self) -> str:
+        """Return the words that begin an INSERT into the table."""
+        return f"INSERT{self._or_abort}"
+
+    @property
+    def updates(self) -> str:
+        """Return the words that begin an UPDATE of the table."""
+        return f"UPDATE{self._or_abort}"
+
+    @property
+    def _or_abort(self) -> str:
+        tokens = tokens_of(self.definition.sql)
+        return " OR ABORT" if any(token.is_word("CONFLICT") for token in tokens) else ""
 
     @property
     def row_key(self) -> tuple[str, ...]:
@@ -171,7 +187,7 @@ class PlannedTable:
         `only` is a further condition on `r`.
         """
         names = [*self.insert_columns, *(name for name, _ in self.values)]
-        into = f"INSERT OR ABORT INTO {target}({', '.join(map(quoted, names))})"
+        into = f"{self.inserts} INTO {target}({', '.join(map(quoted, names))})"
         acting = f"{self.acting(Action.INSERT)} AND {only}"
         if self.keyless:
             return f"{into} {self._copies(acting)}"

@@ -75,7 +75,7 @@ def _inserts(connection: apsw.Connection, table: PlannedTable, name: str) -> Ite
         where = _equal(table.key, key)
         yield _assert(f"NOT EXISTS (SELECT 1 FROM {name} WHERE {where})", f"{name} has no {where}")
         values = ", ".join(map(literal, image))
-        yield f"INSERT OR ABORT INTO {name} ({listed}) VALUES ({values})"
+        yield f"{table.inserts} INTO {name} ({listed}) VALUES ({values})"
         yield _assert(f"EXISTS (SELECT 1 FROM {name} WHERE {where})", f"{name} has {where} now")
 
 
@@ -92,7 +92,7 @@ def _updates(connection: apsw.Connection, table: PlannedTable, name: str) -> Ite
         yield _assert_row(name, where, plain, tuple(live))
         restored = dict(zip(table.columns, was, strict=True))
         values = ", ".join(f"{quoted(c)} = {literal(restored[c])}" for c in table.masked(str(mask)))
-        yield f"UPDATE OR ABORT {name} SET {values} WHERE {where}"
+        yield f"{table.updates} {name} SET {values} WHERE {where}"
         yield _assert("changes() = 1", f"one row of {name} has {where}")
 
 
@@ -116,7 +116,7 @@ def _copies(connection: apsw.Connection, table: PlannedTable, name: str) -> Iter
     for copies, *content in rows:
         values = ", ".join(map(literal, content))
         for _ in range(int(str(copies))):
-            yield f"INSERT OR ABORT INTO {name} ({listed}) VALUES ({values})"
+            yield f"{table.inserts} INTO {name} ({listed}) VALUES ({values})"
 
 
 def _select(

@@ -113,7 +113,7 @@ class Writer:
     def _update(self, table: PlannedTable, mask: str) -> None:
         values = [f"{quoted(name)} = {table.was(name)}" for name in table.masked(mask)]
         self._connection.execute(
-            f"UPDATE OR ABORT {table.live} AS l SET {', '.join(values)}"
+            f"{table.updates} {table.live} AS l SET {', '.join(values)}"
             f" FROM {table.rows} AS r {table.before_row()}"
             f" WHERE {table.match('r', 'main', 'l')} AND {_masked(table)}",
             (mask,),
@@ -144,7 +144,7 @@ class Writer:
     def _park(self, table: PlannedTable, mask: str, parked: Sequence[str]) -> None:
         values = ", ".join(f"{quoted(name)} = {_placeholder(table, name)}" for name in parked)
         self._connection.execute(
-            f"UPDATE OR ABORT {table.live} AS l SET {values} FROM {table.rows} AS r"
+            f"{table.updates} {table.live} AS l SET {values} FROM {table.rows} AS r"
             f" WHERE {table.match('r', 'main', 'l')} AND {_masked(table)}",
             (mask,),
         )
