@@ -141,12 +141,14 @@ class _Planner:
         self._blockers: list[Blocker] = []
         self._effects: dict[str, Effects] = defaultdict(Effects)
         self._lost_by: dict[str, tuple[LostRows, ...]] = {}
+        self._set: set[str] = set()
         self._row_resolution = resolution_of_rows(request.options)
 
     def plan(self, classified: Sequence[ClassifiedTable]) -> PreparedPlan:
         """Make the plan: tables first, then what is in the way, then what it all comes to."""
         make_fresh(self._connection, REHEARSAL)
         tables = [self._planned(table) for table in classified]
+        self._check_set(classified)
         rebuilt = tuple(t.name for t in tables if _is_index_of_content(t.definition))
         tables += self._kin(tables, classified)
         tables = [self._judged(table) for table in tables]
@@ -225,13 +227,19 @@ class _Planner:
             if folded(column) in added and not table.keyless:
                 checked = _check_value(self._states.sources.sidecar, table.before_name, expression)
                 found.append((added[folded(column)], checked))
-            elif place:
+                self._set.add(name)
+        return tuple(found)
+
+    def _check_set(self, tables: Sequence[ClassifiedTable]) -> None:
+        """Raise UsageError for a --set that no table has taken: a value would silently be lost."""
+        added = [f"{t.name}.{name}" for t in tables if not t.keyless for name in t.drift.added]
+        for name, _ in self._options.set_columns:
+            if name not in self._set:
                 raise UsageError(
                     f"--set {name} names no column that was added since",
-                    detail=f"Added to {table.name}: {', '.join(added.values()) or 'none'}.",
+                    detail=f"Added since: {', '.join(added) or 'none'}.",
                     hint="Name a column that the table did not have at the target.",
                 )
-        return tuple(found)
 
     def _kin(
         self, tables: list[PlannedTable], classified: Sequence[ClassifiedTable]
