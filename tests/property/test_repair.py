@@ -294,6 +294,10 @@ def undo_all(
         back = one.world.undo(merge)
         assert back.code == 0, back.error or (back.result and back.result.plan.blockers)
         assert one.images() == live
+        if back.result is not None and back.result.merge is not None:
+            again = one.world.undo(back.result.merge)
+            assert again.code == 0, again.error or (again.result and again.result.plan.blockers)
+            assert one.images() == final
         return
     one.work(one.rng.randint(1, 8))
     later = one.images()

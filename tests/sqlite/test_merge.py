@@ -244,6 +244,37 @@ def test_rows_without_a_key_come_back_by_count(make: Make) -> None:
     assert back.result.deleted == 3
     assert world.changed_since(image) == {}
     assert world.undo(done.merge).result.merge is None
+    # An undo is a merge: what it took away comes back, less what came back without it.
+    world.run("INSERT INTO log VALUES (1, 'x')")
+    again = world.undo(back.merge)
+    assert again.code == 0
+    assert again.result is not None
+    assert again.result.inserted == 2
+    assert world.changed_since(image) == {"log": ([], came)}
+
+
+@pytest.mark.parametrize("is_told", [True, False])
+def test_rows_without_a_key_that_a_trigger_alters_are_noticed(make: Make, *, is_told: bool) -> None:
+    """A column that is the trigger's own is told; a row that it takes away rolls all back."""
+    body = "UPDATE log SET b = 'seen' WHERE rowid = new.rowid"
+    if not is_told:
+        body = "DELETE FROM log WHERE rowid = new.rowid"
+    world = make(
+        "CREATE TABLE log (a, b TEXT)",
+        "INSERT INTO log VALUES (1, 'x'), (2, 'y')",
+        f"CREATE TRIGGER noted AFTER INSERT ON log BEGIN {body}; END",
+    )
+    before = world.mark()
+    world.run("DELETE FROM log WHERE a = 1")
+    image = world.image()
+    done = world.merge(before, "log")
+    if is_told:
+        assert done.result is not None
+        assert any("an undo will not find" in warning for warning in done.result.warnings)
+        assert world.changed_since(image) == {"log": ([], [("1", "'seen'")])}
+    else:
+        assert done.code == 6
+        assert world.changed_since(image) == {}
 
 
 def test_unique_values_that_rows_have_to_swap_are_swapped(make: Make) -> None:

@@ -223,8 +223,7 @@ def _children_written(family: Family, key: ForeignKey) -> Iterator[str]:
         written = f"({goes} OR ({child.acting(Action.UPDATE, rows='w')} AND {moves}))"
         if child.keyless:
             # Copies cannot be told apart: the row goes for certain only where all of them go.
-            copies = f"SELECT count(*) FROM {child.live} AS n WHERE {child.is_row('w', 'n')}"
-            written = f"{goes} AND w.copies >= ({copies})"
+            written = f"{goes} AND w.copies >= w.held"
         yield f"SELECT 1 FROM {child.rows} AS w WHERE {child.is_row('w', 'c')} AND {written}"
 
 

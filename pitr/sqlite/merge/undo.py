@@ -27,9 +27,10 @@ from pitr.sqlite.statement.restatement import restated
 from pitr.sqlite.statement.tokens import quoted
 from pitr.vocabulary.row_class import Action, RowClass
 
+_INDEXED_MAX = 8  # columns by which rows without a key are found again
 _BEFORE, _AFTER = "undo_before", "undo_after"
-# The rows that a merge wrote, as they are after it, while its transaction is open.
-WRITTEN = _AFTER
+# While the transaction of a merge is open: its rows as they were, and as it has written them.
+SAVED, WRITTEN = _BEFORE, _AFTER
 
 
 class UndoImages:
@@ -98,7 +99,8 @@ def classify_merged(states: States) -> list[ClassifiedTable]:
     """Put the rows of a merge under their classes, those of tables without a key by their copies.
 
     Copies of a row cannot be told apart. So of those that the merge put in as many are still there
-    as live has more than there were before it.
+    as live has more than there were before it; and of those that an undo took away, which is a
+    merge too, as many are still gone as live has fewer.
     """
     return [_count_copies(states, t) if t.keyless else t for t in classify(states)]
 
@@ -113,18 +115,37 @@ def _count_copies(states: States, table: ClassifiedTable) -> ClassifiedTable:
     ]
     group = ", ".join(f"c{at} COLLATE BINARY, typeof(c{at})" for at in width)
     kept = "max(0, min(sum(now), sum(became)) - sum(was))"
+    gone = "max(0, sum(was) - max(sum(now), sum(became)))"
     groups = (
-        f"SELECT {columns}, {kept} AS kept, sum(became) - sum(was) AS added"
-        f" FROM ({' UNION ALL '.join(parts)}) GROUP BY {group} HAVING sum(became) > sum(was)"
+        f"SELECT {columns}, {kept} AS kept, {gone} AS gone, abs(sum(became) - sum(was)) AS moved,"
+        f" sum(now) AS held FROM ({' UNION ALL '.join(parts)})"
+        f" GROUP BY {group} HAVING sum(became) <> sum(was)"
     )
     execute = states.connection.execute
-    execute(f"DELETE FROM {table.rows_table}")
-    execute(
-        f"INSERT INTO {table.rows_table} SELECT {columns}, class, '', copies FROM ("
-        f"SELECT {columns}, '{RowClass.BOGUS_INSERT}' AS class, kept AS copies FROM ({groups})"
-        f" UNION ALL SELECT {columns}, '{RowClass.ALREADY_BACK}', added - kept FROM ({groups}))"
-        " WHERE copies > 0"
-    )
+    _make_room(states, table)
+    filled = f"INSERT INTO {table.rows_table} SELECT {columns}, class, '', copies, held FROM"
+    copies = {
+        RowClass.BOGUS_INSERT: "kept",
+        RowClass.LOST: "gone",
+        RowClass.ALREADY_BACK: "moved - kept - gone",
+    }
+    for row_class, count in copies.items():
+        counted = f"SELECT {columns}, '{row_class}' AS class, {count} AS copies, held"
+        execute(f"{filled} ({counted} FROM ({groups})) WHERE copies > 0")
     counts = execute(f"SELECT class, sum(copies) FROM {table.rows_table} GROUP BY class")
     found = {RowClass(str(name)): int(str(count)) for name, count in counts}
     return replace(table, counts=found)
+
+
+def _make_room(states: States, table: ClassifiedTable) -> None:
+    """Empty the table of the rows; with `held`, how many copies live has, and an index by content.
+
+    Other tables look there for each row that names a parent, whether it goes as well.
+    """
+    schema, _, name = table.rows_table.partition(".")
+    places = range(len(table.aligned.columns))[:_INDEXED_MAX]
+    indexed = ", ".join(f"key_{at} COLLATE BINARY" for at in places)
+    execute = states.connection.execute
+    execute(f"DELETE FROM {table.rows_table}")
+    execute(f"ALTER TABLE {table.rows_table} ADD COLUMN held INTEGER")
+    execute(f"CREATE INDEX {schema}.{name}_content ON {name} ({indexed})")

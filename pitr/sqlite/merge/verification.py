@@ -14,7 +14,7 @@ from pitr.diff.sql import SQLITE
 from pitr.sqlite.diff.joining import balanced
 from pitr.sqlite.merge.plan import PreparedPlan
 from pitr.sqlite.merge.planned import PlannedTable
-from pitr.sqlite.merge.undo import WRITTEN
+from pitr.sqlite.merge.undo import SAVED, WRITTEN
 from pitr.sqlite.merge.writing import suppressed
 from pitr.sqlite.past.tables import folded
 from pitr.sqlite.statement.tokens import quoted
@@ -30,7 +30,10 @@ def verify_written(connection: apsw.Connection, prepared: PreparedPlan) -> tuple
     warnings: list[str] = []
     for table in prepared.tables:
         owned = prepared.effects[folded(table.name)].owned_columns
-        if table.keyless or not table.classes(Action.INSERT, Action.UPDATE):
+        if table.keyless:
+            warnings += _verify_copies(connection, table, owned)
+            continue
+        if not table.classes(Action.INSERT, Action.UPDATE):
             continue
         if not owned and _is_all_there(connection, table):
             continue
@@ -42,6 +45,26 @@ def verify_written(connection: apsw.Connection, prepared: PreparedPlan) -> tuple
             if table.classes(action):
                 warnings += _verify(connection, table, action, columns, owned)
     return tuple(warnings)
+
+
+def _verify_copies(connection: apsw.Connection, table: PlannedTable, owned: set[str]) -> list[str]:
+    """Compare how many rows of these contents there are with how many there were."""
+    if not table.classes():
+        return []
+    name = quoted(table.name)
+    was, now = (
+        int(connection.execute(f"SELECT count(*) FROM {schema}.{name}").get)
+        for schema in (SAVED, WRITTEN)
+    )
+    came = table.count(connection, table.acting(Action.INSERT))
+    if now - was == came - table.count(connection, table.acting(Action.DELETE)):
+        return []
+    if not owned:
+        raise suppressed(connection, table, table.acting())
+    return [
+        f"{table.name}: triggers have altered rows that were written; no key names them, so an undo"
+        " will not find those"
+    ]
 
 
 def _is_all_there(connection: apsw.Connection, table: PlannedTable) -> bool:
