@@ -11,7 +11,8 @@ from typing import Any
 
 from pitr.config import Settings
 from pitr.errors import PitrError
-from pitr.operations.merge import MergeResult, Run, run_plan
+from pitr.operations.merge import MergeResult
+from pitr.operations.sqlite.merge import Run, run_plan
 from pitr.operations.undo import UndoWish, undo
 from pitr.recovery.folder import RecoveredTable, Recovery, new_recovery
 from pitr.sqlite.diff.classified import classify
