@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pitr.config import Settings
+from pitr.config import Config, Settings
 from pitr.errors import PitrError
 from pitr.operations.merge import MergeResult
 from pitr.operations.sqlite.merge import Run, run_plan
@@ -66,18 +66,8 @@ class MergeWorld(DiffWorld):
 
     def settings(self) -> Settings:
         """Return settings that know the state folder alone."""
-        return Settings(
-            config=None,
-            name=None,
-            source=None,
-            archive=None,
-            poll_us=0,
-            flush_us=0,
-            spool_limit_bytes=0,
-            fine_window_us=0,
-            state=self.state,
-            shown=(),
-        )
+        config = Config(path=None, sources={}, environment={}, folder=self.folder)
+        return config.choose(flags={"archive": "elsewhere", "state": str(self.state)})
 
     def plan(self, before: int, *tables: str, **how: Any) -> Plan:
         """Plan a merge of a recovery made now, on states opened for reading."""
