@@ -14,9 +14,13 @@ from tests.test_tidy import PACKAGE, Module, imports, parse
 
 
 def read_order(docstring: str) -> list[list[list[str]]]:
-    """Return the chains of a package's stated import order: `a, b → c; c → d`, lowest first."""
+    """Return the chains of a package's stated import order: `a, b → c; c → d`, lowest first.
+
+    A line begins a chain of its own unless an arrow or a comma carries it on from the one before.
+    """
     _, found, text = docstring.partition("Import order inside the package:")
-    chains = re.split(r"[;.]", text.split("\n\n")[0]) if found else []
+    text = re.sub(r"\s*\n\s*(?=→)|(?<=[→,])\s*\n\s*", " ", text.split("\n\n")[0])
+    chains = [chain for chain in re.split(r"[;.\n]", text) if chain.strip()] if found else []
     return [[re.findall(r"\w+", step) for step in chain.split("→")] for chain in chains]
 
 
@@ -94,8 +98,8 @@ def test_stated_order_names_every_module_of_its_package() -> None:
 
 def test_stated_order_with_several_chains_is_read() -> None:
     """Commas, arrows, broken lines and further chains; what follows from two chains counts."""
-    text = "Things.\n\nImport order inside the package:\n    a, b →\n    c; c → d\n\nMore → words."
-    chains = read_order(text)
+    order = "Import order inside the package:\n    a, b\n    → c; c → d\n    x → y"
+    chains = read_order(f"Things.\n\n{order}\n\nMore → words.")
 
-    assert chains == [[["a", "b"], ["c"]], [["c"], ["d"]]]
-    assert stated_below(chains) == {("a", "c"), ("b", "c"), ("c", "d"), ("a", "d"), ("b", "d")}
+    assert chains == [[["a", "b"], ["c"]], [["c"], ["d"]], [["x"], ["y"]]]
+    assert stated_below(chains[:2]) == {("a", "c"), ("b", "c"), ("c", "d"), ("a", "d"), ("b", "d")}
