@@ -22,7 +22,7 @@ from pitr.archive.object import ObjectReader, Section, encode_object
 from pitr.errors import CorruptObject
 from pitr.postgres.base import BaseFile, BaseInfo
 
-# Level 3 would take twice the time, at production's side of the network: decisions/ has figures.
+# Level 3 would take twice the time for little: docs/formats/postgres-archive.md has figures.
 ZSTD_LEVEL = 1
 DIGEST_BYTES = 16
 # Of a chunk that is all zeros there is nothing to store.

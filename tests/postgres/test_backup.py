@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+from psycopg.pq import ConnStatus
 
 from pitr.archive.local import LocalStore
 from pitr.errors import (
@@ -16,8 +18,11 @@ from pitr.errors import (
     PitrError,
     PrivilegeMissing,
 )
+from pitr.postgres.backup.torn import block_at, blocks_in_wal
 from pitr.postgres.base import BaseInfo, whole_files
 from pitr.postgres.base_archive import BaseArchive
+from pitr.postgres.capture.push import push_file
+from pitr.postgres.connection import connect_replication
 from pitr.vocabulary.event import Event, Level
 from pitr.vocabulary.position import Lsn
 from tests.memory_store import MemoryStore
@@ -201,10 +206,35 @@ def test_page_that_was_caught_half_written_is_no_damage(server: Server) -> None:
     flip(server.data / path, 30 * BLOCK + 5000)
     change = threading.Thread(target=change_when_copying, args=(server, "t", 20))
     change.start()
-    info = take(server, MemoryStore(), rate_kb=8000)
+    store = MemoryStore()
+    info = take(server, store, rate_kb=8000)
     change.join()
-
     assert [(item.path, item.begin, item.end) for item in info.damaged] == [(path, 30, 31)]
+
+
+def test_images_are_found_in_the_wal_of_the_archive_and_of_the_server(server: Server) -> None:
+    """Either tells the same blocks, and one that was not written is not among them."""
+    server.query("CREATE TABLE t AS SELECT i, md5(i::text) AS x FROM generate_series(1, 50000) i")
+    path = str(server.value("SELECT pg_relation_filepath('t')"))
+    server.query("CHECKPOINT")
+    begin = Lsn.parse(server.value("SELECT pg_current_wal_insert_lsn()"))
+    segment = server.value("SELECT pg_walfile_name(pg_current_wal_insert_lsn())")
+    server.query("UPDATE t SET x = 'y' WHERE ctid = '(20,1)'")
+    end = Lsn.parse(server.value("SELECT pg_current_wal_insert_lsn()"))
+    server.query("SELECT pg_switch_wal()")
+    full, empty = MemoryStore(), MemoryStore()
+    push_file(full, adopt(full, server), server.wal / segment)
+    adopt(empty, server)
+    named = {block: block_at(path, block) for block in (20, 30)}
+    for store in (full, empty):
+        with closing(connect_replication(server.url())) as sender:
+            found = blocks_in_wal(
+                store, sender, named.values(), begin, end,
+                timeline=1, major=15, segment_bytes=16 << 20,
+            )  # fmt: skip
+            # From the archive nothing was asked of the server: the connection is as it was.
+            assert (sender.pgconn.status == ConnStatus.OK) == (store is full)
+        assert found == {named[20]}
 
 
 def change_when_copying(server: Server, table: str, block: int) -> None:

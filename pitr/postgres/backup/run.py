@@ -14,12 +14,12 @@ from datetime import UTC, datetime
 
 from pitr.archive.archive import Identity
 from pitr.archive.store import Store
-from pitr.errors import IdentityMismatch, PreconditionFailed
+from pitr.errors import IdentityMismatch, PitrError, PreconditionFailed
 from pitr.postgres.backup.chunks import ChunkWriter, read_known_chunks
 from pitr.postgres.backup.intake import MANIFEST_CHECKSUMS, Intake, PageLayout
 from pitr.postgres.backup.keep import kept_wal
 from pitr.postgres.backup.stream import BackupRequest, base_backup
-from pitr.postgres.backup.torn import block_at, blocks_in_wal
+from pitr.postgres.backup.torn import Block, block_at, blocks_in_wal
 from pitr.postgres.backup.upload import PATIENCE_SECONDS, Uploader
 from pitr.postgres.base import BaseInfo, DamagedBlocks
 from pitr.postgres.base_object import BASE_PREFIX, chunk_seed, encode_base
@@ -117,7 +117,7 @@ def back_up(
                     progress.tell(intake)
                 intake.finish()
                 chunks.finish()
-                damaged = _damaged(intake, server, replication)
+                damaged = _damaged(intake, server, store, replication, on_event)
                 info = _info(intake, server, identity, started_us, chunks, uploader, damaged)
                 _publish(store, uploader, info, intake, chunks)
                 _tell_damage(info, on_event)
@@ -163,21 +163,29 @@ def _ask(connection: Connection) -> _Server:
     )
 
 
-def _damaged(intake: Intake, server: _Server, replication: Connection) -> tuple[DamagedBlocks, ...]:
+def _damaged(
+    intake: Intake, server: _Server, store: Store, replication: Connection, on_event: OnEvent
+) -> tuple[DamagedBlocks, ...]:
     """Return what contradicts its checksum, without what was only caught half-written."""
     begun, ended, suspects = intake.begun, intake.ended, intake.suspects()
     if not suspects or begun is None or ended is None:
         return ()
     named = {suspect: block_at(*suspect) for suspect in suspects}
-    whole = blocks_in_wal(
-        replication,
-        named.values(),
-        begun.start,
-        ended.end,
-        timeline=ended.timeline,
-        major=server.version // 10000,
-        segment_bytes=server.wal_segment_bytes,
-    )
+    whole: set[Block] = set()
+    try:
+        whole = blocks_in_wal(
+            store,
+            replication,
+            named.values(),
+            begun.start,
+            ended.end,
+            timeline=ended.timeline,
+            major=server.version // 10000,
+            segment_bytes=server.wal_segment_bytes,
+        )
+    except PitrError as fault:  # no reason to give up a base that is stored already
+        message = "damaged pages cannot be told from half-written ones: all are marked"
+        on_event(Event(Level.WARNING, message, f"{fault.message}: {fault.detail}"))
     return intake.runs(suspect for suspect, block in named.items() if block not in whole)
 
 

@@ -8,6 +8,7 @@ back. So a page that contradicts its checksum is damaged only if that WAL has no
 
 from __future__ import annotations
 
+import itertools
 import re
 import struct
 import time
@@ -16,6 +17,7 @@ from typing import NamedTuple
 
 from psycopg import pq
 
+from pitr.archive.store import Store
 from pitr.errors import DatabaseRefused
 from pitr.postgres.connection import Connection
 from pitr.postgres.replication import ReplicationStream
@@ -24,6 +26,7 @@ from pitr.postgres.wal.page import PAGE_BYTES
 from pitr.postgres.wal.record import HAS_IMAGE, WILL_INIT
 from pitr.postgres.wal.scan import BlockColumns, ScanState, scan
 from pitr.postgres.wal.versions import version_of_major
+from pitr.postgres.wal_archive import WalArchive
 from pitr.vocabulary.position import Lsn
 
 _FAILED = "the WAL written during the backup cannot be read"
@@ -70,6 +73,7 @@ def block_at(path: str, block: int) -> Block:
 
 
 def blocks_in_wal(
+    store: Store,
     connection: Connection,
     wanted: Iterable[Block],
     begin: Lsn,
@@ -81,8 +85,10 @@ def blocks_in_wal(
 ) -> set[Block]:
     """Return those of the blocks of which the WAL from `begin` to `end` holds an image.
 
-    `connection` speaks the replication protocol and cannot be used for anything else afterwards.
-    Raises SourceUnreachable, DatabaseRefused when the server has that WAL no more.
+    The WAL is taken from the archive when a capture has brought it there, for then the server may
+    have removed it, and else from the server. `connection` speaks the replication protocol and
+    cannot be used for anything else afterwards. Raises SourceUnreachable, DatabaseRefused when the
+    server has that WAL no more, CorruptObject, StoreUnusable.
     """
     left = set(wanted)
     found: set[Block] = set()
@@ -90,7 +96,8 @@ def blocks_in_wal(
     # From the start of a page the scan finds the first record by itself.
     at = begin.value - begin.value % PAGE_BYTES
     state = ScanState(at)
-    for data in _pages(_stream(connection, Lsn(at), end, timeline)):
+    archived = _archived(store, Lsn(at), end, timeline)
+    for data in _pages(archived or _stream(connection, Lsn(at), end, timeline)):
         done = scan(data, at, state, version=version, segment_bytes=segment_bytes, stop=end.value)
         found |= left.intersection(_with_image(done.blocks))
         if done.end > LogEnd.TORN:
@@ -122,6 +129,16 @@ def _pages(pieces: Iterator[bytes]) -> Iterator[bytes]:
             del held[:whole]
     if held:
         yield bytes(held)
+
+
+def _archived(store: Store, begin: Lsn, end: Lsn, timeline: int) -> Iterator[bytes] | None:
+    """Return the WAL from the archive; None when it does not have all of it."""
+    wal = WalArchive(store)
+    if not any(low <= begin and end <= high for low, high in wal.ranges(timeline)):
+        return None
+    stops = [*range(begin.value, end.value, _SCAN_BYTES), end.value]
+    pieces = (wal.read(timeline, Lsn(low), Lsn(high)) for low, high in itertools.pairwise(stops))
+    return itertools.chain(pieces, [bytes(-end.value % PAGE_BYTES)])
 
 
 def _stream(connection: Connection, begin: Lsn, end: Lsn, timeline: int) -> Iterator[bytes]:
