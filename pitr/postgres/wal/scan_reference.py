@@ -89,6 +89,7 @@ _HAS_ROWS = bytes(rmgr in (RM_HEAP, RM_HEAP2) for rmgr in range(256))
 _FORK = bytes(value & 0x0F for value in range(256))
 _FLAGS = bytes(value & 0xF0 for value in range(256))
 _NO_CHANGE, _INSERT, _UPDATE, _DELETE, _MOVE = range(5)
+_UPDATES = (0x20, 0x40)
 
 
 def scan_wal(
@@ -296,15 +297,11 @@ class _Run:
         A short cut for most records of most workloads: everything that is unusual, and every
         fault, is left to the steps that all records can take.
         """
-        data, lsn, prev, plain, unpack = (
-            self.data,
-            self.lsn,
-            self.prev,
-            self.plain,
-            _PLAIN.unpack_from,
-        )
-        headers, blocks, lsns, numbers = self.headers, self.blocks, self.lsns, self.block_records
+        data, lsn, prev, plain = self.data, self.lsn, self.prev, self.plain
+        headers, blocks, unpack = self.headers, self.blocks, _PLAIN.unpack_from
+        lsns, numbers = self.lsns.append, self.block_records.append
         changes, rows = self.changes.append, self.rows.append
+        number = len(self.lsns)
         last = min(limit - _PLAIN_BYTES, self.stop - 1)
         while at <= last:
             o = at - lsn
@@ -324,13 +321,16 @@ class _Run:
             if extend(value(data[o + HEADER_BYTES : end]), header) != crc:
                 break
             change = count = 0
-            if plain[rmgr] == _WITH_ROWS:
+            if rmgr == RM_HEAP and info & HEAP_OPCODE in _UPDATES:
+                change, count = _UPDATE, 1
+            elif plain[rmgr] == _WITH_ROWS:
                 change, count = _row_change(rmgr, info & HEAP_OPCODE, data[end - main : end])
                 if change < 0:
                     break
-            numbers.append(len(lsns))
+            numbers(number)
+            number += 1
             blocks += data[o + HEADER_BYTES : o + _PLAIN_BYTES - 2]
-            lsns.append(at)
+            lsns(at)
             headers += header
             changes(change)
             rows(count)
@@ -546,6 +546,6 @@ def _row_change(rmgr: int, opcode: int, main: bytes) -> tuple[int, int]:
         if main[7] & 0x08:
             return _NO_CHANGE, 0
         return (_MOVE, 1) if main[7] & 0x10 else (_DELETE, 1)
-    if opcode in (0x20, 0x40):
+    if opcode in _UPDATES:
         return _UPDATE, 1
     return (_INSERT, 1) if opcode == 0x50 else (_NO_CHANGE, 0)
