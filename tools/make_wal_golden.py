@@ -45,7 +45,7 @@ def make(major: int) -> bytes:
         files = sorted(file for file in server.wal.iterdir() if len(file.name) == 24)
         number = int(name[8:16], 16) * 0x1000 + int(name[16:], 16)
         start = number * SEGMENT_BYTES
-        lines = list(listing(waldump(server, f"{start >> 32:X}/{start & 0xFFFFFFFF:X}")))
+        lines = list(listing(waldump(server, name, f"{start >> 32:X}/{start & 0xFFFFFFFF:X}")))
         end = lines[-1].lsn + lines[-1].length + 40
         wal = b"".join(file.read_bytes() for file in files if file.name >= name)
         wal = wal[: -(-(end - start) // 8192) * 8192]

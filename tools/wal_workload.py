@@ -269,10 +269,12 @@ def listing(text: str) -> Iterator[Listed]:
         )  # fmt: skip
 
 
-def waldump(server: Server, start: str, *more: str) -> str:
-    """Return pg_waldump's lines from an LSN to the end of what is written."""
+def waldump(server: Server, segment: str, start: str) -> str:
+    """Return pg_waldump's lines from an LSN in a segment to the end of what is written."""
+    names = (file.name for file in server.wal.iterdir() if len(file.name) == len(segment))
+    last = max(name for name in names if name[:8] == segment[:8])
     try:
-        return server.run("pg_waldump", "-p", str(server.wal), "-s", start, *more)
+        return server.run("pg_waldump", "-p", str(server.wal), "-s", start, segment, last)
     except subprocess.CalledProcessError as error:
         # The end of the WAL counts as an error, after everything was printed.
         return str(error.stdout)

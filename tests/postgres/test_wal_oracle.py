@@ -77,7 +77,8 @@ def compare(server: Server, timeline: int = 1) -> list[Listed]:
     assert ours[-1].operation == "CHECKPOINT_SHUTDOWN"
     expected = ours
     if (server.bin / "pg_waldump").exists():
-        lines = wal_workload.waldump(server, str(Lsn(records[0].lsn)), "-t", str(timeline))
+        first = str(SegmentName.at(timeline, head.begin, head.segment_bytes))
+        lines = wal_workload.waldump(server, first, str(Lsn(records[0].lsn)))
         expected = list(wal_workload.listing(lines))
     assert ours == expected
 
