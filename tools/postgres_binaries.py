@@ -59,6 +59,26 @@ def programs(major: int) -> Path:
     return folder / "bin"
 
 
+def pooler() -> Path:
+    """Return the folder of an unpacked PgBouncer: `usr/sbin/pgbouncer`, its libraries in `usr/lib`.
+
+    It is fetched with apt-get, and nothing is installed. Raises Unavailable where that fails.
+    """
+    folder = cache() / "pgbouncer"
+    with locked("fetch"):
+        if not folder.exists():
+            if not shutil.which("apt-get"):
+                raise Unavailable("PgBouncer comes from apt-get, and there is no apt-get")
+            with tempfile.TemporaryDirectory(dir=cache()) as name:
+                scratch = Path(name)
+                _run(["apt-get", "-o", "APT::Sandbox::User=root", "download", "pgbouncer",
+                      "libevent-2.1-7", "libc-ares2"], scratch)  # fmt: skip
+                for package in scratch.glob("*.deb"):
+                    _run(["dpkg", "-x", str(package), str(scratch / "root")])
+                (scratch / "root").rename(folder)
+    return folder
+
+
 def cache() -> Path:
     """Return the folder in which programs and templates are kept, for all trees of this user.
 

@@ -177,7 +177,7 @@ class Server:
 
         libpq's variables name this server. Raises CalledProcessError when the program fails.
         """
-        command = [*_drop_root(), str(self.bin / program), *arguments]
+        command = [*unprivileged(), str(self.bin / program), *arguments]
         environment = {**os.environ, **self.environment(database)}
         return subprocess.run(
             command, env=environment, cwd=self.folder, capture_output=True, text=True, check=True
@@ -205,7 +205,7 @@ class Server:
         assert not self.running, "the server runs already"
         with self.log.open("a") as log:
             self._guard = subprocess.Popen(
-                ["sh", "-c", GUARD, "guard", *_drop_root(), str(self.bin / "postgres"), "-D",
+                ["sh", "-c", GUARD, "guard", *unprivileged(), str(self.bin / "postgres"), "-D",
                  str(self.data), "-k", str(self.folder), "-p", str(self.port)],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
                 env={"PATH": os.defpath, "LC_ALL": "C", "folder": str(self.folder)},
@@ -341,7 +341,7 @@ def _template(major: int, arguments: list[str]) -> Path:
         if not folder.exists():
             scratch = Path(tempfile.mkdtemp(prefix="pitr-pg-", dir=_short_folder()))
             _own(scratch)
-            command = [*_drop_root(), str(programs(major) / "initdb"), "-D", str(scratch)]
+            command = [*unprivileged(), str(programs(major) / "initdb"), "-D", str(scratch)]
             done = subprocess.run(
                 [*command, *arguments], capture_output=True, text=True, cwd="/", check=False
             )
@@ -367,7 +367,8 @@ def _short_folder() -> str:
     return folder if len(folder) < 60 else "/tmp"
 
 
-def _drop_root() -> list[str]:
+def unprivileged() -> list[str]:
+    """Return the words before a command with which it runs as the servers' user."""
     user = server_user()
     if user is None:
         return []

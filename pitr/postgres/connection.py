@@ -26,26 +26,24 @@ _KEEPALIVE = {
     "keepalives_count": 3,
     "tcp_user_timeout": 30_000,
 }
-# What a role, a database or a service may have set otherwise, and what our reading rests on.
+# What a role or a database may have set otherwise, and what our reading rests on. They are given at
+# the start of a session and never by a statement: behind a pooler a statement would change the
+# session of whoever is given it next. A pooler refuses them, and is told from a server by that.
 # search_path: names are written in full, and no function of a user's is called by mistake.
 _SESSION = {
     "bytea_output": "hex",
-    "DateStyle": "ISO, YMD",
+    "DateStyle": "ISO,YMD",
     "extra_float_digits": "1",
     "IntervalStyle": "postgres",
     "TimeZone": "UTC",
-    "search_path": "pg_catalog, pg_temp",
+    "search_path": "pg_catalog,pg_temp",
     "standard_conforming_strings": "on",
-    "transaction_timeout": "0",
+    "statement_timeout": "0",
     "idle_in_transaction_session_timeout": "0",
-    "idle_session_timeout": "0",
     "lock_timeout": "10s",
 }
-_PIN = (
-    "SELECT pg_catalog.set_config(known.name, wanted.value, false) FROM pg_catalog.pg_settings"
-    " AS known JOIN unnest(%s::text[], %s::text[]) AS wanted (name, value)"
-    " ON pg_catalog.lower(known.name) = pg_catalog.lower(wanted.name)"
-)
+# Of these a server of another version would know nothing, and refuse the session: since when.
+_LATER = {"idle_session_timeout": 140_000, "transaction_timeout": 170_000}
 
 
 def connect(place: str, *, database: str | None = None, program: str = "pitr") -> Connection:
@@ -53,16 +51,17 @@ def connect(place: str, *, database: str | None = None, program: str = "pitr") -
 
     `database` goes before the one that `place` names. `program` is shown in pg_stat_activity. Text
     comes as UTF-8. The caller closes it. Raises SourceUnreachable when no server answers,
-    SourceUnusable when it refuses, UsageError for a place that libpq does not understand.
+    SourceUnusable when it refuses or a pooler stands before it, UsageError for a place that libpq
+    does not understand.
     """
     overriding = {} if database is None else {"dbname": database}
-    connection = _connect(place, program, client_encoding="UTF8", **overriding)
+    options = _options(_parameters(place))
+    connection = _connect(place, program, client_encoding="UTF8", options=options, **overriding)
     try:
         with server_faults(f"cannot set up a session at {place}"):
-            # Prepared statements would not survive a pooler between us and the server.
-            connection.prepare_threshold = None
-            connection.execute("SET statement_timeout = 0")  # the next one takes milliseconds
-            connection.execute(_PIN, [list(_SESSION), list(_SESSION.values())])
+            for setting, version in _LATER.items():
+                if connection.info.server_version >= version:
+                    connection.execute(f"SET {setting} = 0".encode())
     except BaseException:
         connection.close()
         raise
@@ -83,6 +82,13 @@ def in_database(place: str, database: str) -> str:
     """Return the text of a place that leads to another database of it; see `connect` for errors."""
     _parameters(place)
     return make_conninfo(place, dbname=database)
+
+
+def _options(given: dict[str, Any]) -> str:
+    """Return the settings that a session begins with: the user's, then ours, which outrank them."""
+    theirs = given.get("options") or os.environ.get("PGOPTIONS") or ""
+    ours = " ".join(f"-c {setting}={value}" for setting, value in _SESSION.items())
+    return f"{theirs} {ours}".strip()
 
 
 def _connect(place: str, program: str, **overriding: str) -> Connection:

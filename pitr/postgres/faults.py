@@ -40,11 +40,16 @@ def _refusal(pattern: str, kind: type[PitrError], hint: str) -> _Refusal:
 
 _REFUSALS = (
     _refusal(
-        r"no pg_hba\.conf entry for replication connection|unsupported startup parameter:? "
-        r"\"?replication|replication.*(?:not supported|not allowed)",
+        r"unsupported startup parameter",
+        SourceUnusable,
+        "What answers is a pooler, such as PgBouncer, which passes on neither replication nor the "
+        "settings of a session: name the server itself, by its own host and port.",
+    ),
+    _refusal(
+        r"no pg_hba\.conf entry for replication connection",
         SourceUnusable,
         "Let the role in with a line 'host replication ROLE ADDRESS scram-sha-256' in pg_hba.conf, "
-        "then SELECT pg_reload_conf(). A pooler passes no replication on: name the server itself.",
+        "then SELECT pg_reload_conf().",
     ),
     _refusal(
         r"no pg_hba\.conf entry|pg_hba\.conf rejects",
@@ -86,8 +91,8 @@ _REFUSALS = (
     ),
 )
 _UNKNOWN_HINT = (
-    "Try the same with 'psql': host, port, role and password follow libpq's rules (PGHOST, "
-    "PGSERVICE, ~/.pgpass …)."
+    "See that the server runs and that this is where, with 'pg_isready' or 'psql': host, port, "
+    "role and password follow libpq's rules (PGHOST, PGSERVICE, ~/.pgpass …)."
 )
 # SQLSTATE classes after which the connection is gone or soon will be: 08 connection exceptions,
 # 53 insufficient resources, 57P operator intervention.
@@ -135,7 +140,9 @@ def server_faults(failed: str) -> Iterator[None]:
 
 def _one_line(text: str) -> str:
     """Return what libpq says in several lines as sentences in one."""
-    lines = [line.strip() for line in _PREFIX.sub("", text).splitlines()]
-    sentences = [line if line.endswith((".", "?", ":")) else f"{line}." for line in lines if line]
-    joined = " ".join(sentences)
+    joined = ""
+    for line in filter(None, map(str.strip, _PREFIX.sub("", text).splitlines())):
+        begins = line[0].isupper() and joined and not joined.endswith((".", "?", ":"))
+        joined += f"{'.' if begins else ''} {line}" if joined else line
+    joined += "" if not joined or joined.endswith((".", "?", ":")) else "."
     return joined[:1].upper() + joined[1:]

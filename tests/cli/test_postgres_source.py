@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pitr.postgres.connection import connect
+from pitr.postgres.slot import create_slot
 from tests.cli.commands import pitr, succeed, told
 from tests.postgres.fixtures import ServerMaker
 from tools.postgres_servers import Server
@@ -69,6 +71,23 @@ def test_init_of_a_cluster_that_cannot_be_captured_makes_nothing(
     assert "may not replicate" in done.error["detail"]
     assert "ALTER ROLE" in done.error["hint"]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_detach_from_another_cluster_is_refused(
+    make_server: ServerMaker, shared_server: Server, tmp_path: Path
+) -> None:
+    """It would leave the slot of the right one, and might drop somebody's of the same name."""
+    succeed(tmp_path, "init", shared_server.url(), "--archive", "archive", "--name", "one")
+    other = make_server()
+    with connect(other.url()) as connection:
+        create_slot(connection, "pitr_one")
+    text = (tmp_path / "pitr.toml").read_text()
+    (tmp_path / "pitr.toml").write_text(text.replace(str(shared_server.folder), str(other.folder)))
+    done = pitr(tmp_path, "detach", "--yes")
+
+    assert done.code == 3
+    assert told(done.err)[0] == "error: this is another cluster than the archive's"
+    assert other.value("SELECT count(*) FROM pg_replication_slots") == 1
 
 
 def test_command_that_postgres_does_not_have_is_refused(

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +22,8 @@ from pitr.errors import (
 from pitr.postgres.connection import connect, connect_replication
 from pitr.postgres.faults import server_faults
 from tests.postgres.fixtures import ServerMaker
-from tools.postgres_servers import Server
+from tools.postgres_binaries import Unavailable, pooler
+from tools.postgres_servers import Server, unprivileged
 
 PASSWORD = "open-sesame-4711"
 
@@ -121,7 +126,66 @@ def test_session_does_not_depend_on_settings_of_role_or_database(
             " '1 day'::interval::text, current_setting('search_path')"
         ).fetchone()
 
-    assert row == ("2026-11-28 12:00:00+00", "\\xff", "1 day", "pg_catalog, pg_temp")
+    assert row == ("2026-11-28 12:00:00+00", "\\xff", "1 day", "pg_catalog,pg_temp")
+
+
+@pytest.mark.every_major
+def test_session_settings_are_given_at_its_start_and_by_no_statement(
+    shared_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A statement would stay behind in a pooler's session; the user's own options are kept."""
+    monkeypatch.setenv("PGOPTIONS", "-c work_mem=3MB -c search_path=public")
+    with connect(shared_server.url()) as connection:
+        rows = connection.execute(
+            "SELECT name, setting, source FROM pg_settings WHERE source IN ('client', 'session')"
+        ).fetchall()
+    settings = {name: (setting, source) for name, setting, source in rows}
+
+    assert settings["search_path"] == ("pg_catalog,pg_temp", "client")
+    assert settings["work_mem"] == ("3072", "client")
+    by_statement = {name for name, (_, source) in settings.items() if source == "session"}
+    assert by_statement <= {"idle_session_timeout", "transaction_timeout"}
+
+
+@pytest.fixture
+def pgbouncer(shared_server: Server) -> Iterator[str]:
+    """Yield the place of a PgBouncer before the shared server; skip where there is none."""
+    try:
+        root = pooler()
+    except Unavailable as error:
+        pytest.skip(str(error))
+    folder = Path(tempfile.mkdtemp(prefix="pitr-pgb-"))
+    folder.chmod(0o777)
+    (folder / "users").write_text('"postgres" ""\n')
+    (folder / "ini").write_text(
+        f"[databases]\npostgres = user=postgres host={shared_server.folder} "
+        f"port={shared_server.port}\n[pgbouncer]\nunix_socket_dir = {folder}\n"
+        f"listen_port = 6432\nauth_type = any\nauth_file = {folder}/users\n"
+        "pool_mode = transaction\n"
+    )
+    libraries = ":".join(str(path) for path in (root / "usr" / "lib").iterdir())
+    process = subprocess.Popen(
+        [*unprivileged(), "env", f"LD_LIBRARY_PATH={libraries}",
+         str(root / "usr" / "sbin" / "pgbouncer"), str(folder / "ini")],
+        stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        while not (folder / ".s.PGSQL.6432").exists():
+            assert process.poll() is None, "PgBouncer ended"
+        yield f"postgresql://postgres@/postgres?host={folder}&port=6432"
+    finally:
+        process.terminate()
+        process.wait()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.mark.parametrize("replication", [False, True])
+def test_pooler_is_refused_and_named(pgbouncer: str, replication: bool) -> None:
+    """Neither kind of connection is of use behind one; its sessions are not touched."""
+    error = refused(pgbouncer, replication=replication)
+
+    assert isinstance(error, SourceUnusable)
+    assert "pooler" in (error.hint or "")
 
 
 def test_text_comes_as_utf8_from_a_database_of_another_encoding(shared_server: Server) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from contextlib import closing
 
+from pitr.archive.archive import open_archive
+from pitr.archive.location import open_store
 from pitr.config import Settings
 from pitr.errors import DatabaseRefused, PreconditionFailed
 from pitr.operations.detach import Detached
+from pitr.postgres.capture.cluster import read_system_identifier, require_same_cluster
 from pitr.postgres.connection import connect
 from pitr.postgres.slot import drop_slot
 
@@ -14,10 +17,14 @@ from pitr.postgres.slot import drop_slot
 def detach(settings: Settings) -> Detached:
     """Drop the slot.
 
-    Raises PreconditionFailed while another process streams from it; SourceUnreachable,
-    PrivilegeMissing.
+    Raises IdentityMismatch for another cluster than the archive's, PreconditionFailed while another
+    process streams from the slot; SourceUnreachable, PrivilegeMissing.
     """
+    store = open_store(settings.needed_archive())
+    identity = open_archive(store)
     with closing(connect(settings.needed_source().location, program="pitr detach")) as connection:
+        # Else the slot of the right cluster would stay, and keep its WAL, unnoticed.
+        require_same_cluster(store, identity, read_system_identifier(connection))
         try:
             was_there = drop_slot(connection, settings.slot)
         except DatabaseRefused as error:
