@@ -2,7 +2,6 @@
 
 Import order inside the package:
     cluster, gap, stream, watch, open_segment → alarm, progress, resume → attach → session
-    → capture
-    open_segment → following
+    → capture; open_segment → following;
     cluster → push
 """
