@@ -77,6 +77,7 @@ class IndexWorld:
         self,
         *tables: str,
         begin: Lsn | None = None,
+        until: Lsn | None = None,
         with_aborted: bool = False,
         limit: int | None = None,
     ) -> list[Transaction]:
@@ -86,7 +87,7 @@ class IndexWorld:
         return transactions(
             WalIndex(self.store, wal),
             self.catalog(),
-            LogStretch(1, first, begin or first, end),
+            LogStretch(1, first, begin or first, until or end, end),
             tables,
             default_database=self.database,
             with_aborted=with_aborted,

@@ -12,6 +12,7 @@ import pytest
 from psycopg.rows import TupleRow
 
 from pitr.errors import TableUnknown, UsageError
+from pitr.vocabulary.position import Lsn
 from tests.postgres.fixtures import available
 from tests.postgres.index_world import SETTINGS, IndexWorld
 from tools.postgres_servers import Server
@@ -493,8 +494,11 @@ def test_first_reading_after_a_rewrite_names_what_was_before(world: IndexWorld) 
         "TRUNCATE early",
     )
     world.refresh()
-    changes = [c for item in world.log("early", begin=begin) for c in item.tables]
+    found = world.log("early", begin=begin)
+    changes = [c for item in found for c in item.tables]
 
+    until = Lsn.parse(found[0].position.removeprefix("lsn:"))
+    assert world.log("early", begin=begin, until=until) == found[:1]
     assert [(c.inserted, c.created, c.rewritten, c.truncated) for c in changes] == [
         (8, True, False, False),
         (0, False, True, False),

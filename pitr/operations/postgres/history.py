@@ -40,7 +40,11 @@ def log_transactions(settings: Settings, request: LogRequest) -> list[Transactio
 def _stretches(reading: Reading, begin: Lsn, end: Lsn) -> list[LogStretch]:
     return [
         LogStretch(
-            stretch.timeline, stretch.begin, max(begin, stretch.begin), min(end, stretch.end)
+            timeline=stretch.timeline,
+            first=stretch.begin,
+            begin=max(begin, stretch.begin),
+            end=min(end, stretch.end),
+            last=stretch.end,
         )
         for stretch in reading.stretches
         if max(begin, stretch.begin) < min(end, stretch.end)

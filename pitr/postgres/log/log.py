@@ -20,14 +20,15 @@ from pitr.vocabulary.position import Lsn
 class LogStretch:
     """Where to look: transactions that end in (begin, end] of a timeline.
 
-    `first` is where the WAL begins that leads to `begin` without a gap. What a transaction did
-    before it is not known and not counted.
+    `first` is where the WAL begins that leads to `begin` without a gap, `last` up to where it goes
+    on from `end`. What a transaction did before `first` is not known and not counted.
     """
 
     timeline: int
     first: Lsn
     begin: Lsn
     end: Lsn
+    last: Lsn
 
 
 def transactions(
@@ -58,7 +59,12 @@ def transactions(
         begin=begin,
         end=end,
         find_unseen=lambda table_of: unseen_files(
-            changes_of_files(index, stretch.timeline, max(around[0], stretch.first.value), end),
+            changes_of_files(
+                index,
+                stretch.timeline,
+                max(around[0], stretch.first.value),
+                min(around[1], stretch.last.value),
+            ),
             table_of,
         ),
     )
