@@ -173,7 +173,7 @@ def restore_words(production: Production) -> list[str]:
 
 
 @pytest.mark.parametrize("victim", ["pitr", "sidecar"])
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", range(1))
 def test_killed_restore_leaves_nothing_behind(
     production: Production, victim: str, seed: int, tmp_path: Path
 ) -> None:
