@@ -2,7 +2,7 @@
 -- Parameters: %(oid)s, the relation's OID.
 -- Result: one row a column: number, name, type as `format_type` writes it with its modifier, the
 --   same without one, OID of the type, OID of the base type under domains, typtype, whether a
---   cast to text is the user's own, not null, default as SQL or null, identity ('', 'a', 'd'),
+--   cast to text is the user's own, not null, default or generation expression as SQL or null, identity ('', 'a', 'd'),
 --   generated ('', 's', 'v'), collation as SQL or null, whether values that are equal by it are
 --   the same bytes, privileges as an array of words, labels of an enum or null.
 -- Versions: 13 to 18.
@@ -28,7 +28,7 @@ select
       and k.casttarget in ('text'::regtype, 'varchar'::regtype) and k.oid >= 16384
   ),
   a.attnotnull,
-  case when a.attgenerated = '' then pg_get_expr(d.adbin, d.adrelid) end,
+  pg_get_expr(d.adbin, d.adrelid),
   a.attidentity::text,
   a.attgenerated::text,
   case when a.attcollation <> 0 and a.attcollation <> t.typcollation

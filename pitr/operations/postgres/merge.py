@@ -22,9 +22,10 @@ from pitr.postgres.faults import server_faults
 from pitr.postgres.merge.apply import Again, Applied, Classify, MergeRun, apply_plan, stale
 from pitr.postgres.merge.kin import Classifier
 from pitr.postgres.merge.plan import PlanRequest, PreparedPlan, make_plan
+from pitr.postgres.merge.writability import lacking_rights
 from pitr.postgres.merge.writing import WrittenTable
 from pitr.recovery.merges import MergedTable, MergeRecord, NewMerge, new_merge
-from pitr.vocabulary.plan import MergeOutcome, MergeStep, OnStep, Plan, SavedPlan
+from pitr.vocabulary.plan import BlockerKind, MergeOutcome, MergeStep, OnStep, Plan, SavedPlan
 from pitr.vocabulary.row_class import Action
 
 
@@ -82,6 +83,9 @@ def run_plan(states: States, request: PlanRequest, run: Run) -> MergeResult:
         plan = _plan(states, replace(request, is_described=True), run)
         if expected is not None and plan.fingerprint != expected:
             raise stale("Rows, keys or definitions have moved since the plan was saved.")
+        grants = [b.detail for b in plan.blocking if b.kind is BlockerKind.PRIVILEGE_MISSING]
+        if grants:
+            raise lacking_rights(grants)
         if plan.blocking or not plan.rows_to_write:
             return MergeResult(plan=plan)
         run.on_step(MergeStep.PLANNED)

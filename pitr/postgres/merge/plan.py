@@ -18,7 +18,12 @@ from pitr.postgres.merge.blockers import combined, conflict, taken_values
 from pitr.postgres.merge.digests import live_digest, planned_digest
 from pitr.postgres.merge.parents import Family, find_orphans
 from pitr.postgres.merge.planned import PlannedTable
-from pitr.postgres.merge.rehearsal import altered_values, rehearse, without_partition
+from pitr.postgres.merge.rehearsal import (
+    altered_values,
+    missing_objects,
+    rehearse,
+    without_partition,
+)
 from pitr.postgres.merge.script import script_of
 from pitr.postgres.merge.writability import checked_values, judge_table, rights_missing
 from pitr.postgres.tables.definition import Table
@@ -63,12 +68,12 @@ def make_plan(
 
     Raises UsageError for a --set that makes no sense, psycopg.Error.
     """
-    return _Planner(states.live, request).plan(classified)
+    return _Planner(states, request).plan(classified)
 
 
 class _Planner:
-    def __init__(self, live: Connection, request: PlanRequest) -> None:
-        self._live = live
+    def __init__(self, states: States, request: PlanRequest) -> None:
+        self._live, self._before = states.live, states.before
         self._request = request
         self._options = request.options
         self._warnings = list(request.warnings)
@@ -103,6 +108,8 @@ class _Planner:
         self._blockers += rehearse(self._live, table, self._row_resolution)
         self._blockers += altered_values(self._live, table, self._row_resolution)
         self._blockers += without_partition(self._live, table, self._row_resolution)
+        if self._before is not None:
+            self._blockers += missing_objects(self._live, self._before, table, self._row_resolution)
         if table.classes():
             self._warnings += [
                 f"{table.name}: the materialised view {name} stays as it is until it is refreshed"

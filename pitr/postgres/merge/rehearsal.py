@@ -232,6 +232,40 @@ def without_partition(
     return table.refuse(connection, BlockerKind.CHECK_FAILED, detail, resolution, chosen)
 
 
+def missing_objects(
+    connection: Connection, before: Connection, table: PlannedTable, resolution: Resolution
+) -> list[Blocker]:
+    """Leave out rows that name large objects which there were at the target and are not now.
+
+    The objects are in no table of the user's, and do not come back with the rows.
+    """
+    found = []
+    for column in table.live.plain_columns:
+        if not column.may_name_large_object or not table.classes(Action.INSERT, Action.UPDATE):
+            continue
+        gone = rows_of(
+            connection,
+            f"SELECT DISTINCT (x.{quoted(column.name)})::oid::bigint FROM {table.rows} AS r"
+            f" {table.becoming()} WHERE {table.writes_columns([column.name])} AND NOT EXISTS"
+            " (SELECT FROM pg_largeobject_metadata AS m"
+            f" WHERE m.oid = (x.{quoted(column.name)})::oid)",
+        )
+        were = rows_of(
+            before,
+            "SELECT oid::bigint FROM pg_largeobject_metadata WHERE oid = ANY (%s::bigint[]::oid[])",
+            ([oid for (oid,) in gone],),
+        )
+        if were:
+            listed = ", ".join(str(oid) for (oid,) in were)
+            chosen = f"SELECT {NUMBER} FROM {table.become} AS x"
+            chosen += f" WHERE (x.{quoted(column.name)})::oid IN ({listed})"
+            detail = f"{column.name} names large objects that are gone"
+            found += table.refuse(
+                connection, BlockerKind.PARENT_MISSING, detail, resolution, chosen
+            )
+    return found
+
+
 def altered_values(
     connection: Connection, table: PlannedTable, resolution: Resolution
 ) -> list[Blocker]:

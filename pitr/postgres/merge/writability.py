@@ -12,8 +12,6 @@ from pitr.postgres.tables.session import Connection, value_of
 from pitr.vocabulary.plan import Blocker, BlockerKind, Resolution
 from pitr.vocabulary.row_class import Action
 
-_LARGE_OBJECT = 26
-
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
@@ -39,13 +37,16 @@ def check_rights(connection: Connection, tables: Sequence[PlannedTable]) -> None
     """Raise PrivilegeMissing, with the GRANTs to be made, when the role may not write the plan."""
     found = [blocker for table in tables for blocker in rights_missing(connection, table)]
     if found:
-        names = ", ".join(blocker.table for blocker in found)
-        grants = "; ".join(blocker.detail for blocker in found)
-        raise PrivilegeMissing(
-            f"the role may not write {names}; nothing was changed",
-            detail="The merge needs rights that the role does not have.",
-            hint=f"As its owner: {grants};",
-        )
+        raise lacking_rights([blocker.detail for blocker in found])
+
+
+def lacking_rights(grants: Sequence[str]) -> PrivilegeMissing:
+    """Return the error for a role that may not write a plan."""
+    return PrivilegeMissing(
+        "the role may not write what the plan writes; nothing was changed",
+        detail="The merge needs rights that the role does not have.",
+        hint=f"As the owner of the tables: {'; '.join(grants)};",
+    )
 
 
 def _grants(table: PlannedTable, role: str) -> Iterator[str]:
@@ -81,7 +82,7 @@ def judge_table(connection: Connection, table: PlannedTable) -> Judgement:
         detail = "the table is gone"
         return Judgement(_blocked(table, BlockerKind.SCHEMA_DRIFT, detail), ())
     found = [*_rules(table), *_columns(table), *_published(table)]
-    warnings = [*_trigger_warnings(table), *_downstream(table)]
+    warnings = [*_trigger_warnings(table), *_generated(table), *_downstream(table)]
     return Judgement(tuple(found), tuple(warnings))
 
 
@@ -162,12 +163,22 @@ def _trigger_warnings(table: PlannedTable) -> Iterator[str]:
             )
 
 
+def _generated(table: PlannedTable) -> Iterator[str]:
+    for column in table.live.columns:
+        was = table.aligned.before.find(column.name)
+        if was is not None and was.generated and column.generated and was.default != column.default:
+            yield (
+                f"{table.name}: the generated column {column.name} is computed otherwise now:"
+                f" {column.default}"
+            )
+
+
 def _downstream(table: PlannedTable) -> Iterator[str]:
     live = table.live
     published = sorted({*live.changes_published_by, *live.inserts_published_by})
     if published and table.classes():
         yield f"{table.name}: subscribers of {', '.join(published)} will see what is written"
-    large = [c.name for c in live.columns if _is_large_object(c.type, c.base_oid)]
+    large = [column.name for column in live.columns if column.may_name_large_object]
     if large and table.classes(Action.INSERT, Action.UPDATE):
         yield (
             f"{table.name}: {', '.join(large)} may name large objects; the objects themselves do"
@@ -175,10 +186,6 @@ def _downstream(table: PlannedTable) -> Iterator[str]:
         )
     if live.partitions > 32 and table.classes():
         yield f"{table.name}: has {live.partitions} partitions, each of which may be locked"
-
-
-def _is_large_object(type_name: str, base_oid: int) -> bool:
-    return base_oid == _LARGE_OBJECT or type_name.split(".")[-1] == "lo"
 
 
 def checked_values(table: PlannedTable, options: tuple[tuple[str, str], ...]) -> PlannedTable:

@@ -24,6 +24,7 @@ _EXACT = {
 }
 _TEXTS = (18, 19, 25, 1042, 1043)
 _FIRST_USER_OID = 16384
+_LARGE_OBJECT = 26
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +32,8 @@ class Column:
     """One column. `number` is its attnum, which a rename keeps.
 
     `type` is as SQL writes it with its modifier, `plain_type` without: a cast to it never cuts a
-    value short. `collation` is given where it is not the type's own. `labels` are those of an enum.
+    value short. `default` is the expression of a generated column too. `collation` is given where
+    it is not the type's own. `labels` are those of an enum.
     """
 
     number: int
@@ -55,6 +57,11 @@ class Column:
     def is_generated(self) -> bool:
         """Return whether its value is computed from others."""
         return self.generated != ""
+
+    @property
+    def may_name_large_object(self) -> bool:
+        """Return whether its values may be numbers of large objects."""
+        return self.base_oid == _LARGE_OBJECT or self.plain_type.split(".")[-1] == "lo"
 
     @property
     def carried(self) -> str:
