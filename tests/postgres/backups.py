@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from pitr.archive.archive import Identity, create_or_adopt
 from pitr.archive.store import Store
 from pitr.postgres.backup.run import BackupOptions, back_up
@@ -25,6 +27,12 @@ from tools.postgres_servers import Server
 
 PATIENCE_SECONDS = 20.0
 SLOT = "pitr_test"
+
+
+def require_programs(server: Server) -> None:
+    """Skip the test where the version has no client programs: 13 comes with three only."""
+    if not (server.bin / "pg_verifybackup").exists():
+        pytest.skip(f"PostgreSQL {server.major} here has no client programs")
 
 
 def adopt(store: Store, server: Server) -> Identity:

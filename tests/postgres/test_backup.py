@@ -32,6 +32,7 @@ from tests.postgres.backups import (
     exported,
     newest,
     own,
+    require_programs,
     started,
     stored_bytes,
     table_digest,
@@ -56,6 +57,7 @@ def pgbench(server: Server, *arguments: str) -> subprocess.Popen[bytes]:
 
 def test_backup_under_load_starts_and_is_equal(server: Server, tmp_path: Path) -> None:
     """A base taken while pgbench writes is one that PostgreSQL verifies, starts, finds whole."""
+    require_programs(server)
     assert pgbench(server, "-i", "-s", "3", "-q").wait() == 0
     store = LocalStore(tmp_path)
     store.make()
@@ -153,6 +155,7 @@ def test_tablespaces_are_in_the_base_and_come_back_elsewhere(
     server: Server, tmp_path: Path
 ) -> None:
     """Rows in a tablespace are in the base; the export leads to them without the old folder."""
+    require_programs(server)
     place = server.folder / "space"
     place.mkdir()
     own(place)
@@ -323,6 +326,7 @@ def test_role_with_replication_alone_can_back_up(server: Server) -> None:
 
 def test_backup_of_a_standby_starts(server: Server) -> None:
     """A standby can be backed up too; its base says where it came from, and starts."""
+    require_programs(server)
     server.query("CREATE TABLE t AS SELECT i FROM generate_series(1, 5000) AS i")
     with server.standby() as standby:
         server.query("CHECKPOINT")

@@ -13,7 +13,7 @@ import pytest
 
 from pitr.archive.local import LocalStore
 from tests.cli.commands import pitr, succeed
-from tests.postgres.backups import adopt, own, started, table_digest
+from tests.postgres.backups import adopt, own, require_programs, started, table_digest
 from tools.postgres_servers import Server
 
 
@@ -42,6 +42,7 @@ def test_backup_and_export_give_a_server_with_every_commit(
     server: Server, folder: Path, target: Path
 ) -> None:
     """From the archive alone PostgreSQL starts, verified, with what was committed since."""
+    require_programs(server)
     server.query("CREATE TABLE t AS SELECT i, md5(i::text) FROM generate_series(1, 9000) AS i")
     made = succeed(folder, "backup", "--checkpoint", "fast", "--json").json
     server.query("INSERT INTO t SELECT i, 'later' FROM generate_series(1, 500) AS i")

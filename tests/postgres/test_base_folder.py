@@ -13,7 +13,7 @@ from pitr.errors import Corrupt, PreconditionFailed
 from pitr.postgres.base import Base, whole_files
 from pitr.postgres.base_folder import BaseFolder
 from tests.memory_store import MemoryStore
-from tests.postgres.backups import newest, own, take
+from tests.postgres.backups import newest, own, require_programs, take
 from tools.postgres_servers import Server
 
 VOLATILE = ("backup_label", "backup_manifest", "global/pg_control", "pg_logical/", "pg_xact/")
@@ -55,6 +55,7 @@ def with_tablespace(server: Server) -> None:
 
 def test_folder_and_tar_hold_what_the_archive_holds(server: Server) -> None:
     """The same files byte for byte, tablespaces included, and the same account of the whole."""
+    require_programs(server)
     with_tablespace(server)
     oid = server.value("SELECT oid FROM pg_tablespace WHERE spcname = 'far'")
     store = MemoryStore()
@@ -98,6 +99,7 @@ def judge_info(base: Base, archived: Base, oid: int) -> None:
 
 def test_place_that_is_no_backup_is_refused(server: Server, tmp_path: Path) -> None:
     """A live data directory, a compressed archive and any other folder are told apart: exit 3."""
+    require_programs(server)
     empty = tmp_path / "empty"
     empty.mkdir()
     with pg_basebackup(server, "-Ft", "-z") as packed:
@@ -114,6 +116,7 @@ def test_place_that_is_no_backup_is_refused(server: Server, tmp_path: Path) -> N
 
 def test_manifest_that_was_altered_is_refused(server: Server) -> None:
     """The end of the backup is taken from the manifest only when its checksum holds: exit 5."""
+    require_programs(server)
     with pg_basebackup(server) as folder:
         manifest = folder / "backup_manifest"
         manifest.write_text(manifest.read_text().replace("0600", "0700").replace('"1"', '"2"'))
