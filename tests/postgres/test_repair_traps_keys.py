@@ -192,8 +192,10 @@ def test_t11_rows_without_a_key_come_back_as_often_as_they_were(lab: Lab) -> Non
     image = lab.world.image()
     outcome, changed = lab.merge("t11")
     assert changed == {"public.t11": ([], ["(1,{})", "(1,{})"])}
-    assert lab.world.undo(outcome.merge).code == 0
+    undone = lab.world.undo(outcome.merge)
     assert not lab.world.changed_since(image)
+    assert lab.world.undo(undone.merge).code == 0
+    assert lab.world.changed_since(image) == changed
 
 
 trap(
@@ -285,6 +287,26 @@ def test_t13_t14_kin_comes_along_when_it_is_asked_for(lab: Lab) -> None:
     }
     assert lab.world.undo(outcome.merge).code == 0
     assert not lab.world.changed_since(image)
+
+
+trap(
+    "create table t14_one (id int primary key)",
+    "create table t14_many (p int references t14_one on delete cascade)",
+    "insert into t14_one values (1)",
+    "insert into t14_many values (1)",
+    damage="delete from t14_one",
+)
+
+
+def test_t14_undo_leaves_a_parent_that_others_name(lab: Lab) -> None:
+    """Of copies without a key one is somebody else's: the parent stays, or it would go too."""
+    outcome, _ = lab.merge("t14_one", "t14_many")
+    lab.world.run("insert into t14_many values (1)")
+    image = lab.world.image()
+    assert lab.world.undo(outcome.merge).code == 1
+    assert not lab.world.changed_since(image)
+    assert lab.world.undo(outcome.merge, on_conflict="skip").code == 0
+    assert lab.world.changed_since(image) == {"public.t14_many": (["(1)"], [])}
 
 
 trap(

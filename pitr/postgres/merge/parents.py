@@ -123,7 +123,11 @@ def _children_written(family: Family, key: ForeignKey) -> Iterator[str]:
             continue
         goes = child.acting(Action.DELETE, rows="w")
         if child.keyless:
-            yield f"SELECT 1 FROM {child.rows} AS w WHERE {child.same_content('w', 'c')} AND {goes}"
+            # Copies cannot be told apart: only where all of them go does none stay behind.
+            alike = f"SELECT count(*) FROM {child.live.source} AS k"
+            every = f"w.copies >= ({alike} WHERE {child.same_content('w', 'k')})"
+            same = child.same_content("w", "c")
+            yield f"SELECT 1 FROM {child.rows} AS w WHERE {same} AND {goes} AND {every}"
         else:
             moves = child.changes_any(key.child_columns, rows="w")
             yield (
