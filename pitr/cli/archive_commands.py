@@ -192,7 +192,8 @@ def _emit_status(found: Status) -> None:
         emit(f"       to  {format_local(found.window.to_us)}")
         emit(f"positions  {found.positions[0]} to {found.positions[1]}")
     else:
-        emit("window     nothing is archived yet")
+        wanted = "no base yet: run 'pitr backup'" if found.timelines else "nothing is archived yet"
+        emit(f"window     {wanted}")
     if found.granularity == "poll":
         emit("captures   states: all commits between two polls count as one (rollback journal)")
     elif found.granularity:

@@ -72,11 +72,13 @@ class OpenSegment:
         pool: Executor,
         archived: bytes = b"",
         pieces: Sequence[str] = (),
+        spares: list[bytearray] | None = None,
     ) -> None:
         """Begin with nothing.
 
         `before` is the state of the scan at the segment's begin, None when unknown. `archived` is
         what the archive has of the segment, in objects called `pieces`. `pool` compresses.
+        `spares` are buffers of segments that are done with.
         """
         self.name = name
         self.before = before or ScanState(name.begin)
@@ -85,7 +87,9 @@ class OpenSegment:
         self._pool = pool
         self._archived = archived
         self._flushed = len(archived)
-        self._data = bytearray(name.segment_bytes)
+        # A new buffer costs as much as the verification of its content: the kernel zeroes it.
+        self._spares = spares if spares is not None else []
+        self._data = self._spares.pop() if self._spares else bytearray(name.segment_bytes)
         self._filled = 0
         self._header: SegmentHeader | None = None
         self._blocks: list[Future[WalBlock]] = []
@@ -112,6 +116,11 @@ class OpenSegment:
         """Return the LSN up to which the segment was archived or handed out."""
         return Lsn(self.name.begin + self._flushed)
 
+    def retire(self) -> None:
+        """Give the buffer to a segment to come. Nothing may be asked of this one any more."""
+        self._spares.append(self._data)
+        self._data, self._filled = bytearray(), 0
+
     def following(self) -> OpenSegment:
         """Return the next segment of the timeline."""
         return self._another(self.name.next, before=self.state)
@@ -136,6 +145,7 @@ class OpenSegment:
             before=before,
             pool=self._pool,
             archived=archived,
+            spares=self._spares,
         )
         # A segment in which no record ended says nothing of where its beginning was.
         found.is_joined = self.is_joined or bool(before.prev or before.carry)

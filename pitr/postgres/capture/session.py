@@ -67,7 +67,7 @@ class Session:
         self._on_event = on_event
         self._on_segment = on_segment
         self._on_scan = on_scan
-        self._making: deque[Future[list[tuple[str, bytes]]]] = deque()
+        self._making: deque[tuple[OpenSegment, Future[list[tuple[str, bytes]]]]] = deque()
         self._alarm = LagAlarm(on_event)
         self._news_since: float | None = None
         self._put_until = segment.end
@@ -147,18 +147,23 @@ class Session:
     def _finish_segment(self) -> None:
         full = self.segment
         self._emit(full.finish())
-        self._making.append(self._server.pool.submit(self._on_segment, full))
+        self._making.append((full, self._server.pool.submit(self._on_segment, full)))
         self._take_what_is_made(waiting_max=_MAKING_MAX)
         self.segment = full.following()
 
     def _take_what_is_made(self, *, waiting_max: int) -> None:
         """Put what was made of finished segments; wait while more than so many are waited for."""
-        while self._making and (self._making[0].done() or len(self._making) > waiting_max):
+        while self._making:
+            segment, future = self._making[0]
+            if not future.done() and len(self._making) <= waiting_max:
+                return
+            self._making.popleft()
             try:
-                made = self._making.popleft().result()
+                made = future.result()
             except PitrError as error:
                 self._tell(Level.WARNING, f"no index was made: {error.message}", error.detail)
-                continue
+                made = []
+            segment.retire()
             for key, data in made:
                 self._outbox.put(key, data)
 
