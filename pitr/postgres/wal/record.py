@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from pitr.errors import CorruptWal
-from pitr.postgres.wal.checksum import record_checksum
 from pitr.postgres.wal.page import PAGE_BYTES
 from pitr.postgres.wal.versions import RM_XLOG, WalVersion
 
@@ -134,17 +133,12 @@ def decode_header(data: bytes) -> RecordHeader:
 def decode_record(lsn: int, data: bytes, version: WalVersion) -> Record:
     """Decode a whole record. Raises CorruptWal.
 
-    The checksum is not compared: the scan has done that, `has_right_checksum` does it alone.
+    The checksum is not compared: the scan has done that.
     """
     try:
         return _decode(lsn, data, version)
     except (struct.error, IndexError):
         raise _malformed(lsn, "It ends inside one of its headers.") from None
-
-
-def has_right_checksum(data: bytes) -> bool:
-    """Return whether the record, which is whole, carries the checksum of its bytes."""
-    return decode_header(data).crc == record_checksum(data)
 
 
 @dataclass(slots=True)

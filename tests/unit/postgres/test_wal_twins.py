@@ -25,12 +25,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pitr.postgres.wal.checksum import record_checksum
 from pitr.postgres.wal.end import LogEnd
 from pitr.postgres.wal.scan import NO_STOP
 from pitr.postgres.wal.scan_reference import Scanned, scan_wal
 from pitr.postgres.wal.versions import WalVersion, version_of_major
-from tests.unit.postgres.wal_builder import MIB, Block, WalBuilder, encode_record
+from tests.unit.postgres.wal_builder import MIB, Block, WalBuilder, encode_record, record_checksum
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("pitr._speedups") is None, reason="built without a compiler"

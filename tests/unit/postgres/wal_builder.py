@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass, field
 
-from pitr.postgres.wal.checksum import record_checksum
+from pitr.postgres.wal.checksum import crc32c
 from pitr.postgres.wal.page import (
     FIRST_IS_CONTRECORD,
     HAS_LONG_HEADER,
@@ -60,6 +60,11 @@ def encode_record(
     body = heads + content + main
     head = struct.pack("<IIQBBxx", 24 + len(body), xid, prev, info, rmgr)
     return head + struct.pack("<I", record_checksum(head + bytes(4) + body)) + body
+
+
+def record_checksum(record: bytes) -> int:
+    """Return the checksum that belongs into a record: over its body, then its first 20 bytes."""
+    return crc32c(record[:20], crc32c(record[24:]))
 
 
 def encode_block(block: Block) -> tuple[bytes, bytes]:
