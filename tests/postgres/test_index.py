@@ -91,12 +91,15 @@ def test_index_holds_what_pg_waldump_prints(world: IndexWorld) -> None:
     assert found_rows(index, begin, end) == expected
 
 
-def found_rows(index: WalIndex, begin: Lsn, end: Lsn) -> Counter[tuple[object, ...]]:
+def found_rows(
+    index: WalIndex, begin: Lsn, end: Lsn, *, timeline: int = 1
+) -> Counter[tuple[object, ...]]:
     """Return the rows as the test reads them in pg_waldump's text."""
     found: Counter[tuple[object, ...]] = Counter()
     head = ("rmgr", "length", "xid", "lsn", "info", "kind")
     block = ("reference", "tablespace", "database", "relation", "fork", "block")
-    for rows in [*index.system_rows(1, begin, end), *index.relation_rows(1, begin, end, None)]:
+    every = index.relation_rows(timeline, begin, end, None)
+    for rows in [*index.system_rows(timeline, begin, end), *every]:
         for rmgr, length, xid, lsn, info, kind, *reference in rows.select(*head, *block):
             if kind in (RowKind.DROPPED, RowKind.SUBTRANSACTION):
                 continue
