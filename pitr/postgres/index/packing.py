@@ -109,7 +109,7 @@ def _decode_blocks(data: bytes, width: int, count: int) -> bytes:
 
 def _sort_rows(high: Buffer, low: Buffer) -> bytes:
     """Return the order (4-byte row numbers) that sorts rows by two 4-byte columns, stably."""
-    columns = zip(memoryview(high).cast("I"), memoryview(low).cast("I"), strict=True)
+    columns = zip(integers(high, 4), integers(low, 4), strict=True)
     keys = [a << 32 | b for a, b in columns]
     return array("I", sorted(range(len(keys)), key=keys.__getitem__)).tobytes()
 
@@ -119,7 +119,7 @@ def _take_rows(column: Buffer, width: int, order: Buffer) -> bytes:
 
     Raises IndexError for a row number that the column does not have.
     """
-    rows = memoryview(order).cast("I").tolist()
+    rows = integers(order, 4).tolist()
     values = integers(column, width)
     if len(rows) < 2:
         return array(CODES[width], [values[row] for row in rows]).tobytes()

@@ -81,11 +81,13 @@ def test_rows_are_sorted_stably_and_taken_alike_by_both_twins() -> None:
         expected = sorted(range(count), key=lambda row: (high[row], low[row]))
         for sort in twins("sort_rows"):
             assert array("I", sort(high.tobytes(), low.tobytes())).tolist() == expected
+            assert array("I", sort(memoryview(high), memoryview(low))).tolist() == expected
         order = array("I", expected).tobytes()
         for width, code in packing.CODES.items():
             column = array(code, [rng.getrandbits(8 * width) for _ in range(count)])
             for take in twins("take_rows"):
                 taken = array(code, take(column.tobytes(), width, order))
+                assert taken == array(code, take(memoryview(column), width, memoryview(order)))
                 assert taken.tolist() == [column[row] for row in expected]
 
 
