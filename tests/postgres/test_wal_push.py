@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -248,3 +250,13 @@ def test_backup_history_file_is_kept(store: FaultyStore, tmp_path: Path) -> None
     assert push_file(store, identity, path) == key
     path.write_bytes(b"START WAL LOCATION: 0/4000099\n")
     assert refusal(store, identity, path).exit_code == 5
+
+
+def test_command_starts_without_the_library_of_connections() -> None:
+    """It runs once a segment: psycopg, obstore and apsw would be most of its time."""
+    code = (
+        "import sys, pitr.cli.wal_push as _; print({*sys.modules} & {'psycopg', 'apsw', 'obstore'})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stdout.strip() == "set()"

@@ -9,7 +9,8 @@ from pitr.archive.location import open_store
 from pitr.config import Settings
 from pitr.errors import DatabaseRefused, PreconditionFailed
 from pitr.operations.detach import Detached
-from pitr.postgres.capture.cluster import read_system_identifier, require_same_cluster
+from pitr.postgres.capture.cluster import require_same_cluster
+from pitr.postgres.capture.watch import read_system_identifier
 from pitr.postgres.connection import connect
 from pitr.postgres.slot import drop_slot
 

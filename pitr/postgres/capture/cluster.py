@@ -1,23 +1,10 @@
-"""Whether WAL is of the cluster that an archive holds."""
+"""Whether WAL is of the cluster that an archive holds. Loads no psycopg: wal-push starts often."""
 
 from __future__ import annotations
 
 from pitr.archive.archive import Identity
 from pitr.archive.store import Store
 from pitr.errors import IdentityMismatch
-from pitr.postgres.connection import Connection
-from pitr.postgres.faults import server_faults
-
-
-def read_system_identifier(connection: Connection) -> str:
-    """Return the number of the cluster behind a connection, as IDENTIFY_SYSTEM gives it.
-
-    Any role may ask. Raises SourceUnreachable.
-    """
-    with server_faults("cannot identify the server"):
-        row = connection.execute("SELECT system_identifier FROM pg_control_system()").fetchone()
-    assert row is not None
-    return str(row[0] % (1 << 64))  # SQL has no unsigned number of 64 bits
 
 
 def require_same_cluster(store: Store, identity: Identity, system_identifier: str) -> None:

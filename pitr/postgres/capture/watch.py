@@ -55,6 +55,17 @@ def look(connection: Connection, slot: str) -> Look:
     )
 
 
+def read_system_identifier(connection: Connection) -> str:
+    """Return the number of the cluster behind a connection, as IDENTIFY_SYSTEM gives it.
+
+    Any role may ask. Raises SourceUnreachable.
+    """
+    with server_faults("cannot identify the server"):
+        row = connection.execute("SELECT system_identifier FROM pg_control_system()").fetchone()
+    assert row is not None
+    return str(row[0] % (1 << 64))  # SQL has no unsigned number of 64 bits
+
+
 class Watch:
     """Look once a second in a thread of its own, so that a server that hangs hangs nothing here."""
 
