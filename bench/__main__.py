@@ -18,6 +18,7 @@ from bench import (
     merge,
     reading,
     restore,
+    surgical,
     wal_index,
     wal_scan,
     wal_stream,
@@ -37,6 +38,7 @@ BENCHMARKS: dict[str, Callable[[Size], Result]] = {
     "wal-index": wal_index.run,
     "wal-stream": wal_stream.run,
     "base-backup": base_backup.run,
+    "surgical": surgical.run,
 }
 
 

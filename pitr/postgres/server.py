@@ -5,6 +5,7 @@
         tablespaces/OID/    what the links in data/pg_tblspc point to
         server.log          everything the server said
         socket              the folder of the socket of the server that runs, a line of text
+        lock                held with flock by the command that runs the server
 
 The server listens on one socket in a 0700 folder with a short name under /tmp, never on TCP. It
 gets SIGQUIT from the kernel when pitr dies, however that happens, so that none is left behind.
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import os
 import pwd
 import re
@@ -31,7 +33,7 @@ import psycopg
 from pitr.errors import PreconditionFailed, SidecarFailed
 
 PORT = 5432
-_LOG, _SOCKET, _DATA = "server.log", "socket", "data"
+_LOG, _SOCKET, _DATA, _LOCK = "server.log", "socket", "data", "lock"
 _PDEATHSIG = 1  # prctl(2): PR_SET_PDEATHSIG
 _LOG_LINES = 8
 _STOP_SECONDS = 60.0
@@ -227,8 +229,32 @@ def running(server: ServerFolder, *, keep_changes: bool = True) -> Iterator[Runn
     """Start a server, wait until it accepts connections, and stop it when the block ends.
 
     With `keep_changes` it is shut down with a checkpoint, so that the folder can be started
-    again; without, it is only stopped. Raises SidecarFailed, with the end of its log.
+    again; without, it is only stopped. Raises SidecarFailed, with the end of its log, and
+    PreconditionFailed when another command runs a server on the folder.
     """
+    with _held(server.folder), _running(server, keep_changes=keep_changes) as started:
+        yield started
+
+
+@contextlib.contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Hold the folder of a server, so that no other command starts or removes a server on it."""
+    descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise PreconditionFailed(
+            f"the sidecar is in use: {folder}",
+            detail="Another command runs its server, as 'pitr recoveries psql' does.",
+            hint="End that command first.",
+        ) from None
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _running(server: ServerFolder, *, keep_changes: bool) -> Iterator[RunningServer]:
     stop_leftover(server.folder)
     socket = Path(tempfile.mkdtemp(prefix="pitr-", dir="/tmp"))
     process = None

