@@ -44,6 +44,7 @@ from pitr.postgres.target_tables import (
     TargetRelation,
     catalog_files,
     choose_tables,
+    choose_there,
     named_relations,
     needed_relations,
     tablespaces,
@@ -170,11 +171,17 @@ class Replay:
     # --- pass 1
 
     def find_tables(
-        self, database: str, names: Sequence[str], *, with_parents: bool = False
+        self,
+        database: str,
+        names: Sequence[str],
+        *,
+        with_parents: bool = False,
+        may_lack: bool = False,
     ) -> CatalogState:
         """Recover the catalogs, and return what they say of the tables of these names.
 
-        Raises TableUnknown, UsageError for names; SidecarFailed.
+        With `may_lack` a table that is not there is left out. Raises TableUnknown, UsageError for
+        names; SidecarFailed.
         """
         at_rest = CatalogsAtRest.of_base(self._source.base)
         oid = at_rest.databases().get(database)
@@ -191,7 +198,7 @@ class Replay:
                     raise _no_database(database, at_rest)
                 missing = wanted.lacking(at_rest.catalog_files(found)) if found == oid else set()
                 if found == oid and not missing:
-                    request = _TableRequest(database, found, tuple(names), with_parents)
+                    request = _TableRequest(database, found, tuple(names), with_parents, may_lack)
                     return _ask(started.as_user(at_rest.superuser()), request)
             # A catalog was moved, or the name is of another database than it was in the base.
             wanted = wanted.with_files(missing) if missing else _catalogs_of(at_rest, found)
@@ -293,6 +300,7 @@ class _TableRequest:
     oid: int
     names: tuple[str, ...]
     with_parents: bool
+    may_lack: bool
 
 
 def _catalogs_of(at_rest: CatalogsAtRest, database: int | None) -> WantedFiles:
@@ -313,7 +321,8 @@ def _no_database(database: str, at_rest: CatalogsAtRest) -> UsageError:
 def _ask(started: RunningServer, request: _TableRequest) -> CatalogState:
     """Ask the catalogs of a server at the target for tables and files."""
     with contextlib.closing(started.connect(request.database)) as connection:
-        tables = choose_tables(named_relations(connection), request.names)
+        choose = choose_there if request.may_lack else choose_tables
+        tables = choose(named_relations(connection), request.names)
         needed = needed_relations(connection, tables, with_parents=request.with_parents)
         own = {relation.file for relation in needed if relation.file}
         return CatalogState(

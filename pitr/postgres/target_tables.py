@@ -5,6 +5,7 @@ Names are resolved there and never in the live database, where the table may be 
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import re
 from collections.abc import Sequence
@@ -111,6 +112,15 @@ def tablespaces(connection: Connection) -> list[int]:
     """Return the OIDs of the tablespaces that users made."""
     statement = "SELECT oid FROM pg_tablespace WHERE oid >= 16384"
     return [oid for (oid,) in connection.execute(statement).fetchall()]
+
+
+def choose_there(known: Sequence[TargetRelation], names: Sequence[str]) -> list[TargetRelation]:
+    """Return those tables of these names that there are; else as `choose_tables`."""
+    found = []
+    for name in names:
+        with contextlib.suppress(TableUnknown):
+            found += choose_tables(known, [name])
+    return found
 
 
 def choose_tables(known: Sequence[TargetRelation], names: Sequence[str]) -> list[TargetRelation]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,3 +127,20 @@ def test_target_that_no_base_leads_to_is_refused(site: Site) -> None:
 
     assert done.code == 4
     assert "no base backup leads to the target" in told(done.err)[0]
+
+
+def test_state_after_the_damage_tells_it_from_later_work(site: Site) -> None:
+    """With --until, what the accident deleted is lost, and what came later is none of its doing."""
+    site.server.query(ROWS)
+    xid = site.delete()
+    site.server.query("INSERT INTO orders VALUES (5, 'a new five'), (900, 'later')")
+    succeed(site.folder, "mark", "now")
+    words = ["restore", "-t", "orders", "--at", f"before:xid:{xid}", "--until", f"xid:{xid}"]
+    found = succeed(site.folder, *words, "--json").json
+    rows = succeed(site.folder, "diff", "--json").json["tables"][0]["rows"]
+    classes = Counter(row["class"] for row in rows)
+
+    assert found["until"]["position"] > found["target"]["position"]
+    assert classes["lost"] == 199
+    assert classes["key_reused"] == 1
+    assert "bogus_insert" not in classes

@@ -12,8 +12,8 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
 from pitr.config import Settings
-from pitr.errors import IdentityMismatch, PreconditionFailed, SourceUnusable, UsageError
-from pitr.operations.postgres.sidecar import kept_server
+from pitr.errors import IdentityMismatch, SourceUnusable, UsageError
+from pitr.operations.postgres.sidecar import SidecarServer, kept_server
 from pitr.postgres.connection import Connection, connect, in_database
 from pitr.postgres.diff.states import States
 from pitr.postgres.faults import server_faults
@@ -49,16 +49,12 @@ def open_recovery(
     """
     recovery = read_recovery(settings.state, recovery_id)
     kept = kept_server(settings, recovery)
-    if recovery.until is not None:
-        raise PreconditionFailed(
-            f"the recovery {recovery.id} has a state after the damage",
-            detail="Of a PostgreSQL source this version cannot read it.",
-        )
     place = in_database(_live(settings, recovery), kept.database)
     with (
         closing(connect(place, program=program)) as live,
         running(kept.server) as started,
         closing(started.connect(kept.database, read_only=True)) as before,
+        _after(kept) as after,
     ):
         _check_identity(before, live, place)
         names = table_names(before)
@@ -67,12 +63,26 @@ def open_recovery(
         states = States(
             live=live,
             before=before,
+            after=after,
             tables=tuple(held[table] for table in chosen),
             where=recovery.where,
             columns={held[t]: t.columns for t in chosen if t.columns is not None},
             held=frozenset(held.values()),
         )
         yield OpenRecovery(recovery, states, place)
+
+
+@contextmanager
+def _after(kept: SidecarServer) -> Iterator[Connection | None]:
+    """Open the state after the damage, where the recovery has one."""
+    if kept.after is None:
+        yield None
+        return
+    with (
+        running(kept.after) as started,
+        closing(started.connect(kept.database, read_only=True)) as connection,
+    ):
+        yield connection
 
 
 def _live(settings: Settings, recovery: Recovery) -> str:

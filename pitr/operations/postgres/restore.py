@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pitr.config import Settings
 from pitr.errors import ArchiveGap, OutsideWindow, UsageError
@@ -71,14 +71,22 @@ def restore(
         server_account(settings.sidecar_user),
     )
     database = named or settings.database or way.database or _DATABASE
+    later = _later(settings, request, way, now)
     on_target(way.target)
+    if later is not None:
+        on_target(later.target)
     with new_recovery(settings.state, label=request.tables[0], now_us=now) as new:
         began = time.monotonic()
         folder = new_sidecar(settings, new, tools.account)
         replay = Replay(way.source, way.stop, tools, folder, way.index)
         catalogs = replay.find_tables(database, request.tables, with_parents=request.with_parents)
         replayed = replay.recover(catalogs, folder / "sidecar")
-        keep_server(new, replayed)
+        after = None
+        if later is not None:
+            again = Replay(later.source, later.stop, tools, folder, later.index)
+            there = again.find_tables(database, request.tables, may_lack=True)
+            after = again.recover(there, folder / "after")
+        keep_server(new, replayed, after)
         recovery = Recovery(
             id=new.id,
             engine=POSTGRES,
@@ -91,7 +99,8 @@ def restore(
             tables=_recovered(replayed),
             where=None,
             seconds=round(time.monotonic() - began, 3),
-            bytes_read=way.bytes_read,
+            bytes_read=way.bytes_read + (later.bytes_read if later else 0),
+            until=later.target if later else None,
         )
         new.finish(recovery)
     return RestoreOutcome(recovery, tuple(_outcome(table) for table in recovery.tables))
@@ -100,7 +109,6 @@ def restore(
 def _database(request: RestoreRequest) -> str | None:
     """Return the database that the request names, or None. Raises UsageError."""
     for option, value in (
-        ("--until", request.until),
         ("--where", request.where),
         ("--to", request.destination),
         ("--columns", request.columns or None),
@@ -120,6 +128,23 @@ def _database(request: RestoreRequest) -> str | None:
             hint="Restore those of one database at a time.",
         )
     return next(iter(named), None)
+
+
+def _later(settings: Settings, request: RestoreRequest, way: _Way, now: int) -> _Way | None:
+    """Return how the state after the damage is reached, where one is asked for.
+
+    Raises UsageError when it lies before the target.
+    """
+    if request.until is None:
+        return None
+    later = _way(settings, replace(request, target=request.until), now)
+    if later.stop.lsn < way.stop.lsn:
+        raise UsageError(
+            "the moment after the damage lies before the target",
+            detail=f"--until came to {later.target.position}, --at to {way.target.position}.",
+            hint="Give --at the last good moment and --until one just after the damage.",
+        )
+    return later
 
 
 def _way(settings: Settings, request: RestoreRequest, now: int) -> _Way:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -28,20 +28,25 @@ _ROOTS_PLACE = Path("/var/lib/pitr")
 
 
 class KeptServer(msgspec.Struct, frozen=True, kw_only=True):
-    """What starts the server of a recovery again."""
+    """What starts the server of a recovery again; `after` is the folder of the later state's."""
 
     folder: str
     major: int
     superuser: str
     database: str
+    after: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class SidecarServer:
-    """The server of a recovery, stopped, and the database that its tables are in."""
+    """The server of a recovery, stopped, and the database that its tables are in.
+
+    `after` is the server with the state after the damage, where there is one.
+    """
 
     server: ServerFolder
     database: str
+    after: ServerFolder | None = None
 
 
 def new_sidecar(settings: Settings, new: NewRecovery, account: ServerAccount) -> Path:
@@ -70,14 +75,17 @@ def new_sidecar(settings: Settings, new: NewRecovery, account: ServerAccount) ->
     return folder
 
 
-def keep_server(new: NewRecovery, replayed: ReplayedTables) -> None:
-    """Note in the folder of a recovery what starts its server again."""
+def keep_server(
+    new: NewRecovery, replayed: ReplayedTables, after: ReplayedTables | None = None
+) -> None:
+    """Note in the folder of a recovery what starts its servers again."""
     server = replayed.server
     kept = KeptServer(
         folder=str(server.folder),
         major=server.binaries.major,
         superuser=server.superuser,
         database=replayed.catalogs.database,
+        after=str(after.server.folder) if after else None,
     )
     write_new(new.folder / _ABOUT, msgspec.json.format(msgspec.json.encode(kept)) + b"\n")
 
@@ -105,4 +113,6 @@ def kept_server(settings: Settings, recovery: Recovery) -> SidecarServer:
         )
     binaries = find_binaries(kept.major, chosen=settings.pg_bindir)
     account = server_account(settings.sidecar_user)
-    return SidecarServer(ServerFolder(folder, binaries, account, kept.superuser), kept.database)
+    server = ServerFolder(folder, binaries, account, kept.superuser)
+    after = replace(server, folder=Path(kept.after)) if kept.after else None
+    return SidecarServer(server, kept.database, after)
