@@ -144,3 +144,27 @@ def test_state_after_the_damage_tells_it_from_later_work(site: Site) -> None:
     assert classes["lost"] == 199
     assert classes["key_reused"] == 1
     assert "bogus_insert" not in classes
+
+
+def test_revert_brings_back_what_one_transaction_changed(site: Site) -> None:
+    """By xid or by the position that log shows; only its own rows are lost."""
+    site.server.query(ROWS)
+    with site.server.connect() as busy:
+        busy.execute("BEGIN")
+        busy.execute("UPDATE orders SET item = 'meanwhile' WHERE id = 3")
+        with site.server.connect() as connection:
+            connection.execute("BEGIN")
+            xid = connection.execute("SELECT txid_current()").fetchone()
+            connection.execute("DELETE FROM orders WHERE id > 100")
+            busy.execute("COMMIT")
+            connection.execute("COMMIT")
+    succeed(site.folder, "mark", "now")
+    assert xid is not None
+    found = succeed(site.folder, "revert", f"xid:{xid[0]}", "--json").json
+    assert [table["table"] for table in found["tables"]] == ["public.orders"]
+    found = succeed(site.folder, "revert", f"xid:{xid[0]}", "-t", "orders", "--json").json
+    rows = succeed(site.folder, "diff", "--json").json["tables"][0]["rows"]
+
+    assert found["tables"][0]["rows"] == 200
+    assert Counter(row["class"] for row in rows) == {"lost": 100}
+    assert pitr(site.folder, "revert", "latest").code == 2

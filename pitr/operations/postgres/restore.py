@@ -63,6 +63,17 @@ def restore(
     `on_target` hears the resolved target before any work. Raises what resolving a target, reading
     base and WAL, and recovering raise; then there is no recovery, and no server is left.
     """
+    return make_recovery(settings, request, on_target=on_target)
+
+
+def make_recovery(
+    settings: Settings,
+    request: RestoreRequest,
+    *,
+    on_target: Callable[[ResolvedTarget], None],
+    kind: str = "restore",
+) -> RestoreOutcome:
+    """Make a recovery of this kind; see `restore`."""
     now = now_us()
     named = _database(request)
     way = _way(settings, request, now)
@@ -100,6 +111,7 @@ def restore(
             where=None,
             seconds=round(time.monotonic() - began, 3),
             bytes_read=way.bytes_read + (later.bytes_read if later else 0),
+            kind=kind,
             until=later.target if later else None,
         )
         new.finish(recovery)
