@@ -32,6 +32,8 @@ _PINNED = {
     "xmlbinary": "base64",
     "standard_conforming_strings": "on",
     "row_security": "off",  # a policy that would hide rows is an error then
+    "work_mem": "64MB",
+    "jit": "off",  # compiling our long expressions takes longer than running them
 }
 # What triggers and functions of the user's may rest on: theirs while rows are written.
 _OWN = ("search_path", "DateStyle", "IntervalStyle", "TimeZone", "lc_monetary", "xmloption")
