@@ -115,7 +115,7 @@ def wait_until_current(folder: Path, **changes: str) -> None:
     deadline = time.monotonic() + WAIT_SECONDS
     while True:
         found = succeed(folder, "status", "--json", **changes).json
-        if found["capturing"] and found["commits"] and found["lag_seconds"] == 0:
+        if found["capturing"] and found["positions"] and found["lag_seconds"] == 0:
             return
         assert time.monotonic() < deadline, found
         time.sleep(0.05)

@@ -38,7 +38,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_capture_once_archives_what_is_committed(folder: Path) -> None:
     """Text and JSON name the newest commit; a second run has nothing to do."""
-    assert succeed(folder, "capture", "--once", "--json").json["last_commit"] == "commit:1"
+    assert succeed(folder, "capture", "--once", "--json").json["position"] == "commit:1"
     assert succeed(folder, "capture", "--once").out == "archived up to commit:1\n"
 
 
@@ -129,7 +129,7 @@ def test_status_as_text_says_the_same(shop: Shop) -> None:
     lines = succeed(shop.folder, "status").out.splitlines()
 
     assert [line.split()[0] for line in lines[:7]] == [
-        "window", "to", "commits", "captures", "capturing", "lag", "archive",
+        "window", "to", "positions", "captures", "capturing", "lag", "archive",
     ]  # fmt: skip
     assert lines[4] == "capturing  no"
     assert lines[5] == "lag        none"

@@ -44,9 +44,9 @@ def test_list_of_commands_is_not_cut_short(tmp_path: Path) -> None:
     assert all(line.endswith(".") and "..." not in line for line in shown.splitlines()), shown
 
 
-@pytest.mark.parametrize("path", LEAVES)
+@pytest.mark.parametrize("path", sorted(LEAVES.keys() - {"pitr recoveries psql"}))
 def test_command_takes_json(path: str) -> None:
-    """--json on every command."""
+    """--json on every command; only psql, which takes the terminal over, prints as it likes."""
     assert "--json" in {name for option in LEAVES[path].params for name in option.opts}
 
 

@@ -149,7 +149,7 @@ def test_configuration_is_found_from_a_folder_below(shop: Shop) -> None:
     below = shop.folder / "a" / "b"
     below.mkdir(parents=True)
 
-    assert succeed(below, "status", "--json").json["commits"]
+    assert succeed(below, "status", "--json").json["positions"]
     assert pitr(below, "status", PITR_CONFIG="nowhere.toml").code == 3
     assert pitr(below, "status", "--config", "nowhere.toml").code == 3
 
