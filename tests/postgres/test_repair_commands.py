@@ -50,9 +50,20 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
         )
         os.environ.update(changes, PITR_SIDECAR_FOLDER=str(folder / "sidecars"))
         try:
-            words = ["-t", "orders", "--at", f"before:xid:{xid[0]}", "--no-compare", "--json"]
+            words = ["-t", "orders", "--at", f"before:xid:{xid[0]}", "--json"]
             places = ["--from-backup", str(folder / "base"), "--from-wal", str(folder / "wal")]
             found = succeed(place, "restore", *words, *places).json
+            assert found["tables"] == [
+                {
+                    "table": "public.orders",
+                    "rows": 50,
+                    "columns": None,
+                    "missing_in_live": 40,
+                    "differs": 1,
+                    "extra_in_live": 1,
+                    "warnings": [],
+                }
+            ]
             yield Shop(place, server, found["recovery"])
         finally:
             del os.environ["PITR_STATE"], os.environ["PITR_SIDECAR_FOLDER"]

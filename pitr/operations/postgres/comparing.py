@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pitr.config import Settings
 from pitr.errors import IdentityMismatch, SourceUnusable, UsageError
@@ -39,10 +39,16 @@ class OpenRecovery:
 
 @contextmanager
 def open_recovery(
-    settings: Settings, recovery_id: str | None, *, tables: Sequence[str] = (), program: str
+    settings: Settings,
+    recovery_id: str | None,
+    *,
+    tables: Sequence[str] = (),
+    with_after: bool = True,
+    program: str,
 ) -> Iterator[OpenRecovery]:
     """Open the states of a recovery, or of the newest; of these tables, or of all of its tables.
 
+    The state after the damage is left closed without `with_after`, as if there were none.
     Raises UsageError for a table or recovery that does not exist, PreconditionFailed when the
     sidecar is gone, IdentityMismatch when live is another cluster, SourceUnusable and
     SourceUnreachable.
@@ -54,7 +60,7 @@ def open_recovery(
         closing(connect(place, program=program)) as live,
         running(kept.server) as started,
         closing(started.connect(kept.database, read_only=True)) as before,
-        _after(kept) as after,
+        _after(kept if with_after else replace(kept, after=None)) as after,
     ):
         _check_identity(before, live, place)
         names = table_names(before)

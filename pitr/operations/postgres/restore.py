@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 from pitr.config import Settings
 from pitr.errors import ArchiveGap, OutsideWindow, UsageError
 from pitr.operations.clock import now_us
+from pitr.operations.postgres.counting import counted, uncounted
 from pitr.operations.postgres.reading import Reading, open_reading
 from pitr.operations.postgres.sidecar import keep_server, new_sidecar
-from pitr.operations.restore import RestoreOutcome, RestoreRequest, TableOutcome
+from pitr.operations.restore import RestoreOutcome, RestoreRequest
 from pitr.postgres.base import BaseInfo
 from pitr.postgres.base_archive import BaseArchive
 from pitr.postgres.base_folder import BaseFolder
@@ -58,7 +59,7 @@ class _Way:
 def restore(
     settings: Settings, request: RestoreRequest, *, on_target: Callable[[ResolvedTarget], None]
 ) -> RestoreOutcome:
-    """Restore tables into a server of their own, which is stopped again. Live is not compared.
+    """Restore tables into a server of their own, which is stopped again.
 
     `on_target` hears the resolved target before any work. Raises what resolving a target, reading
     base and WAL, and recovering raise; then there is no recovery, and no server is left.
@@ -115,7 +116,10 @@ def make_recovery(
             until=later.target if later else None,
         )
         new.finish(recovery)
-    return RestoreOutcome(recovery, tuple(_outcome(table) for table in recovery.tables))
+    is_compared = request.compare and recovery.source is not None
+    return RestoreOutcome(
+        recovery, counted(settings, recovery) if is_compared else uncounted(recovery)
+    )
 
 
 def _database(request: RestoreRequest) -> str | None:
@@ -232,7 +236,3 @@ def _recovered(replayed: ReplayedTables) -> tuple[RecoveredTable, ...]:
         RecoveredTable(table.full_name, replayed.rows[table.oid])
         for table in replayed.catalogs.tables
     )
-
-
-def _outcome(table: RecoveredTable) -> TableOutcome:
-    return TableOutcome(table.table, table.rows, None, None, None, ())
