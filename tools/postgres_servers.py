@@ -39,6 +39,8 @@ from tools.postgres_identity import give_identity
 START_SECONDS = 60
 STOP_SECONDS = 60
 PORT = 5432
+_MEMORY = "/dev/shm"
+_MEMORY_BYTES_MIN = 8 << 30
 SUPERUSER = "postgres"
 
 # Only what keeps tests fast and private: everything else is as a user finds it.
@@ -89,7 +91,7 @@ class Server:
         """
         self.major = major
         self.bin = programs(major)
-        self.folder = Path(tempfile.mkdtemp(prefix="pitr-pg-", dir=_short_folder()))
+        self.folder = Path(tempfile.mkdtemp(prefix="pitr-pg-", dir=scratch_place()))
         self.data = self.folder / "data"
         self.log = self.folder / "log"
         self.port = PORT
@@ -339,7 +341,7 @@ def _template(major: int, arguments: list[str]) -> Path:
         return folder
     with locked(folder.name):
         if not folder.exists():
-            scratch = Path(tempfile.mkdtemp(prefix="pitr-pg-", dir=_short_folder()))
+            scratch = Path(tempfile.mkdtemp(prefix="pitr-pg-", dir=scratch_place()))
             _own(scratch)
             command = [*unprivileged(), str(programs(major) / "initdb"), "-D", str(scratch)]
             done = subprocess.run(
@@ -361,8 +363,15 @@ def _copy(template: Path, data: Path) -> None:
 # -- processes ---------------------------------------------------------------------------------
 
 
-def _short_folder() -> str:
-    """Return where folders are made: a socket's path must fit into 107 bytes."""
+def scratch_place() -> str:
+    """Return where folders of servers are made, in few letters: a socket's path has 107 bytes.
+
+    In memory when there is room: a data directory is a thousand small files, made and removed for
+    each test (0.2 s instead of 2 s on a busy disk).
+    """
+    with contextlib.suppress(OSError):
+        if shutil.disk_usage(_MEMORY).free >= _MEMORY_BYTES_MIN and os.access(_MEMORY, os.W_OK):
+            return _MEMORY
     folder = tempfile.gettempdir()
     return folder if len(folder) < 60 else "/tmp"
 

@@ -23,7 +23,7 @@ from pitr.postgres.connection import connect, connect_replication
 from pitr.postgres.replication import identify
 from pitr.vocabulary.event import Event
 from tools.postgres_binaries import server_user
-from tools.postgres_servers import Server
+from tools.postgres_servers import Server, scratch_place
 
 PATIENCE_SECONDS = 20.0
 SLOT = "pitr_test"
@@ -74,7 +74,7 @@ def exported(base: Base, wal: Path) -> Iterator[tuple[Path, Path]]:
 
     Both belong to the user that servers run as.
     """
-    scratch = Path(tempfile.mkdtemp(prefix="pitr-export-", dir="/tmp"))
+    scratch = Path(tempfile.mkdtemp(prefix="pitr-export-", dir=scratch_place()))
     try:
         scratch.chmod(0o755)
         data, tablespaces = scratch / "data", scratch / "tablespaces"

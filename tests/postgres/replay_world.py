@@ -34,7 +34,7 @@ from pitr.postgres.wal_folder import WalFolder
 from pitr.postgres.wal_selection import WalWindow, scans
 from pitr.vocabulary.position import Lsn
 from tests.postgres.random_workload import DATABASE, RandomWorkload
-from tools.postgres_servers import Server
+from tools.postgres_servers import Server, scratch_place
 
 ARCHIVING = {
     "archive_mode": True,
@@ -139,7 +139,7 @@ def wait_until_recovered(server: Server) -> None:
 @contextlib.contextmanager
 def world_folder() -> Iterator[Path]:
     """Yield a new folder that every user can walk through; it is removed afterwards."""
-    folder = Path(tempfile.mkdtemp(prefix="pitr-replay-", dir="/var/tmp"))
+    folder = Path(tempfile.mkdtemp(prefix="pitr-replay-", dir=scratch_place()))
     folder.chmod(0o711)
     try:
         yield folder

@@ -14,7 +14,7 @@ import pytest
 from pitr.archive.local import LocalStore
 from tests.cli.commands import pitr, succeed
 from tests.postgres.backups import adopt, own, require_programs, started, table_digest
-from tools.postgres_servers import Server
+from tools.postgres_servers import Server, scratch_place
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def folder(server: Server, tmp_path: Path) -> Path:
 @pytest.fixture
 def target() -> Iterator[Path]:
     """A folder that the servers' user may enter, for exports."""
-    scratch = Path(tempfile.mkdtemp(prefix="pitr-export-", dir="/tmp"))
+    scratch = Path(tempfile.mkdtemp(prefix="pitr-export-", dir=scratch_place()))
     scratch.chmod(0o755)
     yield scratch
     shutil.rmtree(scratch, ignore_errors=True)
