@@ -221,7 +221,8 @@ def test_mark_and_backup_beside_a_capture_wait_for_it(folder: Path) -> None:
         base = succeed(folder, "backup", "--json").json
 
     assert (marked["name"], marked["position"]) == ("two", "commit:2")
-    assert base.keys() == {"schema", "id", "time", "bytes"}
+    assert base.keys() == {"schema", "id", "time", "bytes", "damaged"}
+    assert base["damaged"] == []
     assert base["id"] == "commit:3"
 
 
