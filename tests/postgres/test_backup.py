@@ -151,9 +151,7 @@ def test_blocks_are_read_alone(server: Server) -> None:
         base.read_file("base/1/999999999")
 
 
-def test_tablespaces_are_in_the_base_and_come_back_elsewhere(
-    server: Server, tmp_path: Path
-) -> None:
+def test_tablespaces_are_in_the_base_and_come_back_elsewhere(server: Server) -> None:
     """Rows in a tablespace are in the base; the export leads to them without the old folder."""
     require_programs(server)
     place = server.folder / "space"
@@ -169,7 +167,7 @@ def test_tablespaces_are_in_the_base_and_come_back_elsewhere(
     assert [(item.oid, item.location) for item in info.tablespaces] == [(oid, str(place))]
     with exported(newest(store), server.wal) as (data, tablespaces):
         server.stop()
-        place.rename(tmp_path / "gone")
+        place.rename(place.with_name("gone"))
         with started(data, server) as found:
             assert found.value("SELECT count(*) FROM t") == 5000
             link = found.value(f"SELECT pg_tablespace_location({oid})")
