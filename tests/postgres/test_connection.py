@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -170,13 +171,20 @@ def pgbouncer(shared_server: Server) -> Iterator[str]:
         stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:
-        while not (folder / ".s.PGSQL.6432").exists():
+        while not listens(folder / ".s.PGSQL.6432"):
             assert process.poll() is None, "PgBouncer ended"
+            time.sleep(0.01)
         yield f"postgresql://postgres@/postgres?host={folder}&port=6432"
     finally:
         process.terminate()
         process.wait()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def listens(path: Path) -> bool:
+    """Return whether somebody takes connections at a socket: it exists a moment before that."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(path)) == 0
 
 
 @pytest.mark.parametrize("replication", [False, True])

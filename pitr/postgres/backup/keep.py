@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pitr.errors import PitrError
+from pitr.errors import DatabaseRefused, PitrError
 from pitr.postgres.connection import Connection
 from pitr.postgres.slot import create_slot, drop_slot, read_slot
 from pitr.vocabulary.event import Event, Level, OnEvent
@@ -31,9 +31,7 @@ def kept_wal(connection: Connection, slot: str, on_event: OnEvent) -> Iterator[N
         )
         drop_slot(connection, slot)
         found = None
-    is_ours = found is None
-    if is_ours:
-        create_slot(connection, slot)
+    is_ours = found is None and _is_made(connection, slot)
     try:
         yield
     except BaseException:
@@ -41,3 +39,14 @@ def kept_wal(connection: Connection, slot: str, on_event: OnEvent) -> Iterator[N
             with contextlib.suppress(PitrError):
                 drop_slot(connection, slot)
         raise
+
+
+def _is_made(connection: Connection, slot: str) -> bool:
+    """Make the slot; return False when another backup made it at the same moment."""
+    try:
+        create_slot(connection, slot)
+    except DatabaseRefused:
+        if read_slot(connection, slot) is None:
+            raise
+        return False
+    return True

@@ -340,9 +340,14 @@ def _outcome(how: MergeRun, xid: str) -> MergeOutcome:
 def transaction_outcome(live: Connection, xid: str) -> MergeOutcome | None:
     """Ask the server what became of a transaction; None while it is still running.
 
-    Raises psycopg.Error for one that it does not know: then another server answers.
+    One that lies in the server's future left nothing behind: the server crashed before any of its
+    WAL was on disk, and has not given the number away again. Not guaranteed: once it has, the
+    answer is about that other transaction.
     """
-    found = value_of(live, "SELECT pg_catalog.pg_xact_status(%s::pg_catalog.xid8)", (xid,))
+    try:
+        found = value_of(live, "SELECT pg_catalog.pg_xact_status(%s::pg_catalog.xid8)", (xid,))
+    except errors.InvalidParameterValue:
+        return MergeOutcome.DID_NOT_HAPPEN
     if found == "in progress":
         return None
     outcomes = {"committed": MergeOutcome.HAPPENED, "aborted": MergeOutcome.DID_NOT_HAPPEN}
