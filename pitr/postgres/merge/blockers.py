@@ -7,10 +7,8 @@ there is, by its own operators: ON CONFLICT knows only one of them, and nothing 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
-
-from pitr.postgres.merge.planned import KEYS_SHOWN, NUMBER, PlannedTable
+from pitr.merge.blocking import CONFLICTS, KEYS_SHOWN
+from pitr.postgres.merge.planned import NUMBER, PlannedTable
 from pitr.postgres.tables.definition import UniqueIndex
 from pitr.postgres.tables.name import quoted
 from pitr.postgres.tables.session import Connection, pin, rows_of, run, use_own_path
@@ -18,11 +16,6 @@ from pitr.vocabulary.diff_row import Row
 from pitr.vocabulary.plan import Blocker, BlockerKind, Resolution
 from pitr.vocabulary.row_class import Action
 
-_CONFLICTS = {
-    BlockerKind.KEY_REUSED: "another row has taken the key",
-    BlockerKind.TOUCHED_SINCE: "a column that was changed has been written again since",
-    BlockerKind.BOGUS_TOUCHED: "the row was put in, and has been written again since",
-}
 _TAKEN = "pg_temp.pitr_taken"
 
 
@@ -35,24 +28,7 @@ def conflict(
     if not rows:
         return []
     keys = table.keys(connection, condition)
-    return [table.blocker(kind, _CONFLICTS[kind], resolution, rows=rows, keys=keys)]
-
-
-def combined(blockers: Sequence[Blocker]) -> tuple[Blocker, ...]:
-    """Return the blockers, those of the same thing as one."""
-    found: dict[tuple[BlockerKind, str, str], Blocker] = {}
-    for one in blockers:
-        place = (one.kind, one.table, one.detail)
-        known = found.get(place)
-        if known is not None:
-            one = replace(
-                one,
-                rows=known.rows + one.rows,
-                keys=(known.keys + one.keys)[:KEYS_SHOWN],
-                held_by=(known.held_by + one.held_by)[:KEYS_SHOWN],
-            )
-        found[place] = one
-    return tuple(found.values())
+    return [table.blocker(kind, CONFLICTS[kind], resolution, rows=rows, keys=keys)]
 
 
 def taken_values(

@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from pitr.merge.blocking import combined
 from pitr.merge.fingerprint import fingerprint
 from pitr.merge.rules import action_counts, actions_of, conflicts_of, resolution_of_rows
 from pitr.postgres.diff.classified import ClassifiedTable
 from pitr.postgres.diff.states import States
-from pitr.postgres.merge.blockers import combined, conflict, taken_values
+from pitr.postgres.merge.blockers import conflict, taken_values
 from pitr.postgres.merge.digests import live_digest, planned_digest
 from pitr.postgres.merge.parents import Family, find_orphans
 from pitr.postgres.merge.planned import PlannedTable

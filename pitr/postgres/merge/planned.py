@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from pitr.merge.blocking import KEYS_SHOWN
 from pitr.postgres.diff.alignment import BEFORE, LIVE, AlignedTable
 from pitr.postgres.diff.classified import ClassifiedTable, balanced
 from pitr.postgres.tables.definition import Column, Table
@@ -27,7 +28,6 @@ from pitr.vocabulary.diff_row import Row
 from pitr.vocabulary.plan import Blocker, BlockerKind, Resolution
 from pitr.vocabulary.row_class import Action, RowClass
 
-KEYS_SHOWN = 20
 NUMBER = '"pitr n"'
 _WRITING = (Action.INSERT, Action.UPDATE, Action.DELETE)
 

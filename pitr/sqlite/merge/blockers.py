@@ -8,11 +8,11 @@ that other rows have.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import apsw
 
+from pitr.merge.blocking import CONFLICTS, KEYS_SHOWN
 from pitr.sqlite.merge.planned import PlannedTable
 from pitr.sqlite.past.tables import folded
 from pitr.sqlite.statement.restatement import index_parts
@@ -20,8 +20,6 @@ from pitr.sqlite.statement.tokens import quoted
 from pitr.vocabulary.diff_row import Row
 from pitr.vocabulary.plan import Blocker, BlockerKind, Resolution
 from pitr.vocabulary.row_class import Action
-
-KEYS_SHOWN = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +45,9 @@ def conflict(
 
     `brought_back` is the condition that a row is one that an earlier merge had written.
     """
-    conditions = {_CONFLICTS[kind]: f"r.class = '{kind}'"}
+    conditions = {CONFLICTS[kind]: f"r.class = '{kind}'"}
     if brought_back is not None:
-        conditions[_CONFLICTS[kind]] += f" AND NOT {brought_back}"
+        conditions[CONFLICTS[kind]] += f" AND NOT {brought_back}"
         conditions[_BROUGHT_BACK] = f"r.class = '{kind}' AND {brought_back}"
     return [
         Blocker(
@@ -67,28 +65,6 @@ def conflict(
 
 
 _BROUGHT_BACK = "an earlier merge brought the row back, and it has been written again since"
-_CONFLICTS = {
-    BlockerKind.KEY_REUSED: "another row has taken the key",
-    BlockerKind.TOUCHED_SINCE: "a column that was changed has been written again since",
-    BlockerKind.BOGUS_TOUCHED: "the row was put in, and has been written again since",
-}
-
-
-def combined(blockers: Sequence[Blocker]) -> tuple[Blocker, ...]:
-    """Return the blockers, those of the same thing as one."""
-    found: dict[tuple[BlockerKind, str, str], Blocker] = {}
-    for one in blockers:
-        place = (one.kind, one.table, one.detail)
-        known = found.get(place)
-        if known is not None:
-            one = replace(
-                one,
-                rows=known.rows + one.rows,
-                keys=(known.keys + one.keys)[:KEYS_SHOWN],
-                held_by=(known.held_by + one.held_by)[:KEYS_SHOWN],
-            )
-        found[place] = one
-    return tuple(found.values())
 
 
 # --- unique values -------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import apsw
 
-from pitr.sqlite.merge.blockers import KEYS_SHOWN
+from pitr.merge.blocking import KEYS_SHOWN
 from pitr.sqlite.merge.foreign_keys import ForeignKey, ForeignKeys
 from pitr.sqlite.merge.planned import PlannedTable
 from pitr.sqlite.past.tables import folded

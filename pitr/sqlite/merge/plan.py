@@ -14,12 +14,13 @@ from pathlib import Path
 import apsw
 
 from pitr.errors import ArchiveLacks, Corrupt, StoreUnusable, UsageError
+from pitr.merge.blocking import KEYS_SHOWN, combined
 from pitr.merge.fingerprint import fingerprint
 from pitr.merge.rules import action_counts, actions_of, conflicts_of, resolution_of_rows
 from pitr.sqlite.diff.attribution import attribute_lost
 from pitr.sqlite.diff.classified import ClassifiedTable
 from pitr.sqlite.diff.states import BEFORE, LIVE, States
-from pitr.sqlite.merge.blockers import KEYS_SHOWN, combined, conflict, taken_values
+from pitr.sqlite.merge.blockers import conflict, taken_values
 from pitr.sqlite.merge.closure import Closure, index_texts
 from pitr.sqlite.merge.digests import live_digest, planned_digest
 from pitr.sqlite.merge.earlier import was_brought_back

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import apsw
 
 from pitr.errors import DatabaseRefused
-from pitr.sqlite.merge.blockers import KEYS_SHOWN, unique_indexes
+from pitr.merge.blocking import KEYS_SHOWN
+from pitr.sqlite.merge.blockers import unique_indexes
 from pitr.sqlite.merge.planned import PlannedTable
 from pitr.sqlite.merge.triggers import Effects
 from pitr.sqlite.past.tables import folded
