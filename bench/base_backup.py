@@ -22,7 +22,7 @@ from bench.world import CACHE, ROOT, Size, folder_bytes, say
 from pitr.archive.archive import create_or_adopt, open_archive
 from pitr.archive.local import LocalStore
 from pitr.postgres.backup.run import BackupOptions, back_up
-from pitr.postgres.connection import connect
+from pitr.postgres.live.connection import connect
 from tools.postgres_binaries import server_user
 from tools.postgres_servers import Server
 

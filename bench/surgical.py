@@ -20,12 +20,12 @@ import psycopg
 from bench.report import Aim, Bar, Result, Table, bytes_text, seconds_text
 from bench.world import Size, folder_bytes, say
 from pitr.archive.local import LocalStore
-from pitr.postgres.base_folder import BaseFolder
+from pitr.postgres.base.folder import BaseFolder
 from pitr.postgres.index.upkeep import complete_index
 from pitr.postgres.index.wal_index import WalIndex
-from pitr.postgres.replay import Replay, ServerTools, StopPoint, open_source
-from pitr.postgres.server import ServerBinaries, server_account
-from pitr.postgres.wal_folder import WalFolder
+from pitr.postgres.replay.replay import Replay, ServerTools, StopPoint, open_source
+from pitr.postgres.replay.server import ServerBinaries, server_account
+from pitr.postgres.wal_store.folder import WalFolder
 from pitr.vocabulary.position import Lsn
 from tools.postgres_servers import Server
 

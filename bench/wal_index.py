@@ -26,7 +26,7 @@ from pitr.postgres.index.wal_index import WalIndex
 from pitr.postgres.wal.record import RelationFile
 from pitr.postgres.wal.scan import Scan, ScanState, scan
 from pitr.postgres.wal.versions import version_of_major
-from pitr.postgres.wal_folder import WalFolder
+from pitr.postgres.wal_store.folder import WalFolder
 from pitr.vocabulary.position import Lsn
 from tools.postgres_servers import Server
 

@@ -1131,7 +1131,7 @@ static PyObject *column_bounds(PyObject *module, PyObject *args) {
 }
 
 /* ---- PostgreSQL's data pages: docs/formats/postgres-archive.md, "Page checksums"; twin of
-   pitr/postgres/page_checksum.py. 32 sums side by side, which compilers make vectors of. */
+   pitr/postgres/base/page_checksum.py. 32 sums side by side, which compilers make vectors of. */
 
 #define SUMS 32
 #define FNV_PRIME 16777619u

@@ -33,6 +33,7 @@ from datetime import timedelta
 from pathlib import Path
 
 CACHE = Path(__file__).resolve().parent.parent / ".cache"
+MOTO_IN_TURN = Path(__file__).resolve().parent / "moto_in_turn.py"
 MOTO_REQUIREMENT = "moto[server]>=5.1,<6"
 CEPH_PACKAGES = ("radosgw", "ceph-mon", "ceph-osd", "ceph-common")
 BUCKET = "pitr-test"
@@ -98,9 +99,9 @@ def stop(server: Server) -> None:
 
 def start_moto() -> Server:
     """Install moto when it is missing, start it on a free port and make the bucket."""
-    program = _install_moto()
+    python = _install_moto()
     port = _free_port()
-    command = [str(program), "-H", "127.0.0.1", "-p", str(port)]
+    command = [str(python), str(MOTO_IN_TURN), "127.0.0.1", str(port)]
     endpoint = f"http://127.0.0.1:{port}"
     log = moto_log(endpoint)
     process = _spawn(command, log, os.environ)
@@ -120,17 +121,16 @@ def moto_log(endpoint: str) -> Path:
 
 
 def _install_moto() -> Path:
-    """Return moto's program, after installing it into a virtual environment if need be."""
+    """Return the Python that has moto, after making its virtual environment if need be."""
     folder = CACHE / "moto-venv"
-    program = folder / "bin" / "moto_server"
+    python = folder / "bin" / "python"
     with _lock("moto"):
-        if program.exists():
-            return program
+        if (folder / "bin" / "moto_server").exists():
+            return python
         shutil.rmtree(folder, ignore_errors=True)
-        python = str(folder / "bin" / "python")
         _run([sys.executable, "-m", "venv", str(folder)])
-        _run([python, "-m", "pip", "install", "-q", MOTO_REQUIREMENT])
-    return program
+        _run([str(python), "-m", "pip", "install", "-q", MOTO_REQUIREMENT])
+    return python
 
 
 # -- Ceph ------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import click
 
 from pitr.cli.options import json_option
 from pitr.cli.render import emit, emit_json
-from pitr.postgres.control import parse_control
+from pitr.postgres.base.control import parse_control
 from pitr.vocabulary.position import Lsn
 
 

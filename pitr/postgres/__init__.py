@@ -1,5 +1,6 @@
 """The PostgreSQL engine: capture, base backups, and the roads back. The only importer of psycopg.
 
-Import order inside the package:
-    wal → faults → connection → replication, slot → everything else
+docs/ARCHITECTURE.md says what is in which room. Import order inside the package:
+    wal → wal_store → base, index → selection → target, replay → live → tables, catalog
+    → backup, capture, log, diff; diff → merge
 """

@@ -11,9 +11,9 @@ from pitr.archive.archive import create_or_adopt
 from pitr.archive.local import LocalStore
 from pitr.postgres.capture.capture import Capture
 from pitr.postgres.catalog.catalog_reader import CatalogReader
-from pitr.postgres.connection import connect
 from pitr.postgres.index.upkeep import complete_index
-from pitr.postgres.wal_archive import WalArchive
+from pitr.postgres.live.connection import connect
+from pitr.postgres.wal_store.archive import WalArchive
 from tests.cli.commands import pitr, succeed
 from tools.postgres_servers import Server
 

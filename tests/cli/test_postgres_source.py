@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pitr.postgres.connection import connect
-from pitr.postgres.slot import create_slot
+from pitr.postgres.live.connection import connect
+from pitr.postgres.live.slot import create_slot
 from tests.cli.commands import pitr, succeed, told
 from tests.postgres.fixtures import ServerMaker
 from tools.postgres_servers import Server

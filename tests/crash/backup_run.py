@@ -12,7 +12,7 @@ from pitr.archive.archive import open_archive
 from pitr.archive.local import LocalStore
 from pitr.postgres.backup import chunks
 from pitr.postgres.backup.run import BackupOptions, back_up
-from pitr.postgres.connection import connect
+from pitr.postgres.live.connection import connect
 
 
 def main(place: str, archive: str, rate_kb: str) -> None:

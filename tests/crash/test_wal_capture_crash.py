@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from pitr.archive.local import LocalStore
-from pitr.postgres.wal_archive import WalArchive
+from pitr.postgres.wal_store.archive import WalArchive
 from tests.postgres.capture_world import (
     SLOT,
     archived_end,

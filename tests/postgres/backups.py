@@ -16,11 +16,11 @@ import pytest
 from pitr.archive.archive import Identity, create_or_adopt
 from pitr.archive.store import Store
 from pitr.postgres.backup.run import BackupOptions, back_up
-from pitr.postgres.base import Base, BaseInfo
-from pitr.postgres.base_archive import BaseArchive
-from pitr.postgres.base_export import export_base
-from pitr.postgres.connection import connect, connect_replication
-from pitr.postgres.replication import identify
+from pitr.postgres.base.archive import BaseArchive
+from pitr.postgres.base.contents import Base, BaseInfo
+from pitr.postgres.base.export import export_base
+from pitr.postgres.live.connection import connect, connect_replication
+from pitr.postgres.live.replication import identify
 from pitr.vocabulary.event import Event
 from tools.postgres_binaries import server_user
 from tools.postgres_servers import Server, scratch_place

@@ -13,8 +13,8 @@ from pitr.archive.store import Store
 from pitr.postgres.capture.capture import Capture
 from pitr.postgres.capture.session import CaptureOptions
 from pitr.postgres.wal.segment_name import is_segment_name
-from pitr.postgres.wal_archive import WalArchive
-from pitr.postgres.wal_object import WalObject
+from pitr.postgres.wal_store.archive import WalArchive
+from pitr.postgres.wal_store.object import WalObject
 from pitr.vocabulary.event import Event, Level
 from pitr.vocabulary.position import Lsn
 from tools.postgres_servers import Server

@@ -9,11 +9,11 @@ from pathlib import Path
 from pitr.archive.local import LocalStore
 from pitr.postgres.catalog.catalog_map import CatalogMap
 from pitr.postgres.catalog.catalog_reader import CatalogReader
-from pitr.postgres.connection import connect
 from pitr.postgres.index.upkeep import complete_index
 from pitr.postgres.index.wal_index import WalIndex
+from pitr.postgres.live.connection import connect
 from pitr.postgres.log.log import LogStretch, transactions
-from pitr.postgres.wal_folder import WalFolder
+from pitr.postgres.wal_store.folder import WalFolder
 from pitr.vocabulary.change import TableChange, Transaction
 from pitr.vocabulary.position import Lsn
 from tools.postgres_servers import Server

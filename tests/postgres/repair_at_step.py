@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 
 from pitr.operations.postgres.merge import Run, run_plan
-from pitr.postgres.connection import connect
 from pitr.postgres.diff.states import States
+from pitr.postgres.live.connection import connect
 from pitr.postgres.merge.kin import Classifier
 from pitr.postgres.merge.plan import PlanRequest
 from pitr.postgres.tables.name import TableName

@@ -19,10 +19,10 @@ from pitr.operations.merge import MergeResult
 from pitr.operations.postgres.merge import Run, run_plan
 from pitr.operations.postgres.undo import undo_merge
 from pitr.operations.undo import UndoWish
-from pitr.postgres.connection import connect
 from pitr.postgres.diff.candidates import Limits
 from pitr.postgres.diff.classified import ClassifiedTable, classify, stream_rows
 from pitr.postgres.diff.states import States, comparing
+from pitr.postgres.live.connection import connect
 from pitr.postgres.merge.kin import Classifier
 from pitr.postgres.merge.plan import PlanRequest, make_plan
 from pitr.postgres.tables.name import TableName

@@ -20,8 +20,8 @@ from pathlib import Path
 
 import psycopg
 
-from pitr.postgres.base_folder import BaseFolder
-from pitr.postgres.replay import (
+from pitr.postgres.base.folder import BaseFolder
+from pitr.postgres.replay.replay import (
     Replay,
     ReplayedTables,
     ReplaySource,
@@ -29,9 +29,9 @@ from pitr.postgres.replay import (
     StopPoint,
     open_source,
 )
-from pitr.postgres.server import ServerBinaries, server_account
-from pitr.postgres.wal_folder import WalFolder
-from pitr.postgres.wal_selection import WalWindow, scans
+from pitr.postgres.replay.server import ServerBinaries, server_account
+from pitr.postgres.selection.by_wal import WalWindow, scans
+from pitr.postgres.wal_store.folder import WalFolder
 from pitr.vocabulary.position import Lsn
 from tests.postgres.random_workload import DATABASE, RandomWorkload
 from tools.postgres_servers import Server, scratch_place

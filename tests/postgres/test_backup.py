@@ -19,10 +19,10 @@ from pitr.errors import (
     PrivilegeMissing,
 )
 from pitr.postgres.backup.torn import block_at, blocks_in_wal
-from pitr.postgres.base import BaseInfo, whole_files
-from pitr.postgres.base_archive import BaseArchive
+from pitr.postgres.base.archive import BaseArchive
+from pitr.postgres.base.contents import BaseInfo, whole_files
 from pitr.postgres.capture.push import push_file
-from pitr.postgres.connection import connect_replication
+from pitr.postgres.live.connection import connect_replication
 from pitr.vocabulary.event import Event, Level
 from pitr.vocabulary.position import Lsn
 from tests.memory_store import MemoryStore

@@ -16,8 +16,8 @@ import pytest
 
 from pitr.archive.local import LocalStore
 from pitr.errors import SourceUnreachable, StoreUnusable
-from pitr.postgres.base import whole_files
-from pitr.postgres.base_archive import BaseArchive
+from pitr.postgres.base.archive import BaseArchive
+from pitr.postgres.base.contents import whole_files
 from pitr.vocabulary.event import Event, Level
 from tests.memory_store import MemoryStore
 from tests.postgres.backups import adopt, newest, stored_bytes, take

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from pitr.errors import Corrupt, PreconditionFailed
-from pitr.postgres.base import Base, whole_files
-from pitr.postgres.base_folder import BaseFolder
+from pitr.postgres.base.contents import Base, whole_files
+from pitr.postgres.base.folder import BaseFolder
 from tests.memory_store import MemoryStore
 from tests.postgres.backups import newest, own, require_programs, take
 from tools.postgres_servers import Server

@@ -11,11 +11,11 @@ import psycopg
 import pytest
 
 from pitr.errors import DatabaseRefused
-from pitr.postgres import capability
-from pitr.postgres.capability import ClusterWish, check_cluster, role_script
-from pitr.postgres.connection import connect, connect_replication
-from pitr.postgres.replication import ReplicationStream, identify
-from pitr.postgres.slot import create_slot, drop_slot
+from pitr.postgres.live import capability
+from pitr.postgres.live.capability import ClusterWish, check_cluster, role_script
+from pitr.postgres.live.connection import connect, connect_replication
+from pitr.postgres.live.replication import ReplicationStream, identify
+from pitr.postgres.live.slot import create_slot, drop_slot
 from pitr.vocabulary.finding import Finding, Level
 from tests.postgres.fixtures import ServerMaker
 from tools.postgres_servers import Server

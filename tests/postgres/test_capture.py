@@ -15,7 +15,7 @@ from pitr.archive.archive import Identity, create_or_adopt
 from pitr.archive.lease import read_newest_lease
 from pitr.errors import IdentityMismatch, PitrError, SourceUnreachable, SourceUnusable
 from pitr.postgres.capture.gap import read_gaps
-from pitr.postgres.wal_archive import WalArchive
+from pitr.postgres.wal_store.archive import WalArchive
 from pitr.vocabulary.event import Level
 from pitr.vocabulary.position import Lsn
 from tests.memory_store import FaultyStore

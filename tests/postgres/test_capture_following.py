@@ -13,7 +13,7 @@ from pitr.postgres.capture.capture import Capture
 from pitr.postgres.capture.following import CatalogFollower, index_objects
 from pitr.postgres.catalog.catalog_map import CatalogMap
 from pitr.postgres.index.upkeep import complete_index, missing_segments
-from pitr.postgres.wal_archive import WalArchive
+from pitr.postgres.wal_store.archive import WalArchive
 from pitr.vocabulary.event import Event
 from tests.memory_store import MemoryStore
 from tests.postgres.capture_world import (

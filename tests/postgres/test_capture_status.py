@@ -11,7 +11,7 @@ from pitr.archive.local import LocalStore
 from pitr.config import Settings, resolve_settings
 from pitr.operations.capture import capture_once
 from pitr.operations.status import Status, status
-from pitr.postgres.wal_archive import WalArchive
+from pitr.postgres.wal_store.archive import WalArchive
 from pitr.vocabulary.event import Event
 from tests.postgres.capture_world import identity_of, switch, write
 from tests.postgres.fixtures import ServerMaker

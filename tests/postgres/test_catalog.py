@@ -13,10 +13,10 @@ from pitr.postgres.catalog.catalog_map import CatalogMap
 from pitr.postgres.catalog.catalog_reader import CatalogReader
 from pitr.postgres.catalog.reading import Relation, decode_reading
 from pitr.postgres.catalog.watching import CatalogWatch
-from pitr.postgres.connection import connect
+from pitr.postgres.live.connection import connect
 from pitr.postgres.wal.scan import ScanState, scan
 from pitr.postgres.wal.versions import version_of_major
-from pitr.postgres.wal_folder import WalFolder
+from pitr.postgres.wal_store.folder import WalFolder
 from pitr.vocabulary.position import Lsn
 from tests.memory_store import MemoryStore
 from tests.postgres.fixtures import available

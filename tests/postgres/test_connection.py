@@ -20,8 +20,8 @@ from pitr.errors import (
     SourceUnusable,
     UsageError,
 )
-from pitr.postgres.connection import connect, connect_replication
-from pitr.postgres.faults import server_faults
+from pitr.postgres.live.connection import connect, connect_replication
+from pitr.postgres.live.faults import server_faults
 from tests.postgres.fixtures import ServerMaker
 from tools.postgres_binaries import Unavailable, pooler
 from tools.postgres_servers import Server, unprivileged

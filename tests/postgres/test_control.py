@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pitr.errors import CorruptDatabase
-from pitr.postgres.control import (
+from pitr.postgres.base.control import (
     CONTROL_PATH,
     parse_backup_label,
     parse_control,

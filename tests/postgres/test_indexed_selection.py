@@ -8,16 +8,16 @@ from bisect import bisect_right
 
 import pytest
 
-from pitr.postgres.catalog_rest import CatalogsAtRest
 from pitr.postgres.index.wal_index import WalIndex
-from pitr.postgres.indexed_selection import select_by_index
-from pitr.postgres.replay import ReplaySource
+from pitr.postgres.replay.catalog_rest import CatalogsAtRest
+from pitr.postgres.replay.replay import ReplaySource
+from pitr.postgres.selection.by_index import select_by_index
+from pitr.postgres.selection.by_wal import WalWindow, scans, select_records
 from pitr.postgres.wal.payload import StorageCreated, StorageTruncated, decode_payload
 from pitr.postgres.wal.record import decode_record
 from pitr.postgres.wal.select import Selection
 from pitr.postgres.wal.versions import version_of_major
 from pitr.postgres.wal.wanted import WantedFiles
-from pitr.postgres.wal_selection import WalWindow, scans, select_records
 from tests.memory_store import MemoryStore
 from tests.postgres.random_workload import DATABASE
 from tests.postgres.replay_world import recorded

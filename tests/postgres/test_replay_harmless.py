@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from pitr.errors import PreconditionFailed
-from pitr.postgres.replay import ReplayedTables
-from pitr.postgres.server import running, server_account
+from pitr.postgres.replay.replay import ReplayedTables
+from pitr.postgres.replay.server import running, server_account
 from tests.cli.commands import PITR, environment, pitr, succeed
 from tests.postgres.replay_world import (
     Recorded,

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pitr.postgres.server import RunningServer, running
+from pitr.postgres.replay.server import RunningServer, running
 from tests.postgres.random_workload import DATABASE
 from tests.postgres.replay_world import Recorded, dump, recorded, some_tables
 

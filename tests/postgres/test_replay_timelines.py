@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pitr.postgres.server import running
+from pitr.postgres.replay.server import running
 from tests.postgres.random_workload import DATABASE
 from tests.postgres.replay_world import (
     Recorded,

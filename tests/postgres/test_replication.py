@@ -14,9 +14,9 @@ import pytest
 from psycopg.pq import ExecStatus
 
 from pitr.errors import DatabaseRefused, PrivilegeMissing, SourceUnreachable
-from pitr.postgres.connection import Connection, connect, connect_replication
-from pitr.postgres.replication import ReplicationStream, identify, show, timeline_history
-from pitr.postgres.slot import create_slot, drop_slot, read_slot
+from pitr.postgres.live.connection import Connection, connect, connect_replication
+from pitr.postgres.live.replication import ReplicationStream, identify, show, timeline_history
+from pitr.postgres.live.slot import create_slot, drop_slot, read_slot
 from pitr.vocabulary.position import Lsn
 from tests.postgres.fixtures import ServerMaker
 from tools.postgres_servers import Server

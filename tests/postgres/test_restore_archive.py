@@ -13,7 +13,7 @@ import pytest
 
 from pitr.archive.local import LocalStore
 from pitr.postgres.index.upkeep import complete_index
-from pitr.postgres.wal_archive import WalArchive
+from pitr.postgres.wal_store.archive import WalArchive
 from tests.cli.commands import pitr, succeed, told
 from tests.postgres.backups import take
 from tests.postgres.fixtures import ServerMaker

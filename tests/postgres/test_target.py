@@ -9,7 +9,7 @@ import pytest
 
 from pitr.archive.archive import Mark
 from pitr.errors import ArchiveLacks, OutsideWindow, PitrError, UsageError
-from pitr.postgres.target import ResolvedLsn, Resolver, Stretch
+from pitr.postgres.target.by_index import ResolvedLsn, Resolver, Stretch
 from pitr.target_text import format_time, parse_target
 from pitr.vocabulary.position import Lsn
 from tests.postgres.fixtures import available

@@ -20,8 +20,8 @@ from pitr.errors import (
 )
 from pitr.postgres.capture.push import push_file
 from pitr.postgres.wal.segment_name import SegmentName
-from pitr.postgres.wal_archive import WalArchive
-from pitr.postgres.wal_object import encode_wal
+from pitr.postgres.wal_store.archive import WalArchive
+from pitr.postgres.wal_store.object import encode_wal
 from pitr.vocabulary.position import Lsn
 from tests.memory_store import FaultyStore, MemoryStore
 from tests.postgres.capture_world import (
@@ -138,8 +138,8 @@ def test_object_compressed_by_another_zstd_is_the_same(
     key = push_file(store, identity, path)
     first = store.get(key)
     store.delete(key)
-    monkeypatch.setattr("pitr.postgres.wal_object._LEVEL", 9)
-    monkeypatch.setattr("pitr.postgres.wal_object._of_thread", type("Fresh", (), {})())
+    monkeypatch.setattr("pitr.postgres.wal_store.object._LEVEL", 9)
+    monkeypatch.setattr("pitr.postgres.wal_store.object._of_thread", type("Fresh", (), {})())
     push_file(store, identity, path)
     assert store.get(key) != first
     monkeypatch.undo()

@@ -14,7 +14,7 @@ from pitr.operations.capture import capture_once
 from pitr.postgres.backup.run import BackupOptions, back_up
 from pitr.postgres.backup.stream import RATES_KB
 from pitr.postgres.catalog.catalog_reader import CatalogReader
-from pitr.postgres.connection import Connection, connect
+from pitr.postgres.live.connection import Connection, connect
 from pitr.vocabulary.event import Event, Level, OnEvent
 
 

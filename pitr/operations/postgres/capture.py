@@ -17,9 +17,9 @@ from pitr.operations.postgres.maintenance import maintained
 from pitr.postgres.capture.capture import Capture
 from pitr.postgres.capture.following import CatalogFollower, index_objects
 from pitr.postgres.capture.session import CaptureOptions
-from pitr.postgres.connection import connect
-from pitr.postgres.mark import MarkPosition, make_point
-from pitr.postgres.wal_archive import holds_wal
+from pitr.postgres.live.connection import connect
+from pitr.postgres.live.mark import MarkPosition, make_point
+from pitr.postgres.wal_store.archive import holds_wal
 from pitr.vocabulary.event import OnEvent
 
 _POLL_SECONDS = 0.1

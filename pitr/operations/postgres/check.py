@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pitr.config import Settings
 from pitr.operations.check import Examination
-from pitr.postgres.capability import ClusterWish, check_cluster
+from pitr.postgres.live.capability import ClusterWish, check_cluster
 
 
 def examine(settings: Settings) -> Examination:

@@ -14,13 +14,13 @@ from dataclasses import dataclass, replace
 from pitr.config import Settings
 from pitr.errors import IdentityMismatch, SourceUnusable, UsageError
 from pitr.operations.postgres.sidecar import SidecarServer, kept_server
-from pitr.postgres.connection import Connection, connect, in_database
 from pitr.postgres.diff.states import States
-from pitr.postgres.faults import server_faults
-from pitr.postgres.server import running
+from pitr.postgres.live.connection import Connection, connect, in_database
+from pitr.postgres.live.faults import server_faults
+from pitr.postgres.replay.server import running
+from pitr.postgres.replay.target_tables import split_name
 from pitr.postgres.tables.name import TableName
 from pitr.postgres.tables.reading import system_identifier, table_names
-from pitr.postgres.target_tables import split_name
 from pitr.recovery.folder import RecoveredTable, Recovery, read_recovery
 
 

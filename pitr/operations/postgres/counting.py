@@ -11,7 +11,7 @@ from pitr.operations.restore import TableOutcome
 from pitr.postgres.diff.alignment import LIVE
 from pitr.postgres.diff.classified import ClassifiedTable, classify
 from pitr.postgres.diff.states import comparing
-from pitr.postgres.faults import server_faults
+from pitr.postgres.live.faults import server_faults
 from pitr.postgres.tables.session import Connection, value_of
 from pitr.recovery.folder import Recovery
 from pitr.vocabulary.row_class import RowClass

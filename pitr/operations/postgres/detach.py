@@ -11,8 +11,8 @@ from pitr.errors import DatabaseRefused, PreconditionFailed
 from pitr.operations.detach import Detached
 from pitr.postgres.capture.cluster import require_same_cluster
 from pitr.postgres.capture.watch import read_system_identifier
-from pitr.postgres.connection import connect
-from pitr.postgres.slot import drop_slot
+from pitr.postgres.live.connection import connect
+from pitr.postgres.live.slot import drop_slot
 
 
 def detach(settings: Settings) -> Detached:

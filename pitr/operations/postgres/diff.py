@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from pitr.config import Settings
 from pitr.operations.diff import Diff, DiffRequest, DiffTable
 from pitr.operations.postgres.comparing import open_recovery
-from pitr.postgres.connection import Connection
 from pitr.postgres.diff.classified import ClassifiedTable, classify, stream_rows
 from pitr.postgres.diff.states import comparing
-from pitr.postgres.faults import server_faults
+from pitr.postgres.live.connection import Connection
+from pitr.postgres.live.faults import server_faults
 
 
 @contextmanager

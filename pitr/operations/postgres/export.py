@@ -9,10 +9,10 @@ from pitr.archive.archive import open_archive
 from pitr.archive.location import open_store
 from pitr.config import Settings
 from pitr.errors import ArchiveGap, ArchiveLacks, PreconditionFailed
-from pitr.postgres.base import BaseInfo
-from pitr.postgres.base_archive import BaseArchive
-from pitr.postgres.base_export import export_base, export_wal
-from pitr.postgres.wal_archive import WalArchive
+from pitr.postgres.base.archive import BaseArchive
+from pitr.postgres.base.contents import BaseInfo
+from pitr.postgres.base.export import export_base, export_wal
+from pitr.postgres.wal_store.archive import WalArchive
 from pitr.vocabulary.event import OnEvent
 from pitr.vocabulary.position import Lsn
 

@@ -11,7 +11,7 @@ from pitr.errors import ArchiveLacks, PitrError
 from pitr.operations.clock import now_us
 from pitr.postgres.index.compaction import compact_index
 from pitr.postgres.index.upkeep import complete_index
-from pitr.postgres.wal_archive import WalArchive
+from pitr.postgres.wal_store.archive import WalArchive
 from pitr.vocabulary.event import Event, Level, OnEvent
 
 # Both list the archive, which may be large; nobody waits for them.

@@ -16,9 +16,9 @@ from pitr.operations.clock import now_us
 from pitr.operations.merge import Confirm, MergeResult, MergeWish
 from pitr.operations.postgres.comparing import open_recovery
 from pitr.operations.postgres.plan import plan_request
-from pitr.postgres.connection import Connection
 from pitr.postgres.diff.states import States, comparing
-from pitr.postgres.faults import server_faults
+from pitr.postgres.live.connection import Connection
+from pitr.postgres.live.faults import server_faults
 from pitr.postgres.merge.apply import Again, Applied, Classify, MergeRun, apply_plan, stale
 from pitr.postgres.merge.kin import Classifier
 from pitr.postgres.merge.plan import PlanRequest, PreparedPlan, make_plan

@@ -8,7 +8,7 @@ from pitr.config import Settings
 from pitr.operations.plan import PlanWish
 from pitr.operations.postgres.comparing import OpenRecovery, open_recovery
 from pitr.postgres.diff.states import comparing
-from pitr.postgres.faults import server_faults
+from pitr.postgres.live.faults import server_faults
 from pitr.postgres.merge.kin import Classifier
 from pitr.postgres.merge.plan import PlanRequest, make_plan
 from pitr.vocabulary.plan import MergeOptions, Plan

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from pitr.config import Settings
 from pitr.operations.postgres.sidecar import kept_server
-from pitr.postgres.server import run_psql, running
+from pitr.postgres.replay.server import run_psql, running
 from pitr.recovery.folder import read_recovery
 
 

@@ -14,8 +14,8 @@ from pitr.errors import CorruptObject, OutsideWindow
 from pitr.operations.clock import now_us
 from pitr.postgres.catalog.catalog_map import CatalogMap
 from pitr.postgres.index.wal_index import WalIndex
-from pitr.postgres.target import ResolvedLsn, Resolver, Stretch
-from pitr.postgres.wal_archive import WalArchive
+from pitr.postgres.target.by_index import ResolvedLsn, Resolver, Stretch
+from pitr.postgres.wal_store.archive import WalArchive
 from pitr.source_text import database_of
 from pitr.target_text import parse_target
 

@@ -13,11 +13,11 @@ from pitr.operations.postgres.counting import counted, uncounted
 from pitr.operations.postgres.reading import Reading, open_reading
 from pitr.operations.postgres.sidecar import keep_server, new_sidecar
 from pitr.operations.restore import RestoreOutcome, RestoreRequest
-from pitr.postgres.base import BaseInfo
-from pitr.postgres.base_archive import BaseArchive
-from pitr.postgres.base_folder import BaseFolder
+from pitr.postgres.base.archive import BaseArchive
+from pitr.postgres.base.contents import BaseInfo
+from pitr.postgres.base.folder import BaseFolder
 from pitr.postgres.index.wal_index import WalIndex
-from pitr.postgres.replay import (
+from pitr.postgres.replay.replay import (
     Replay,
     ReplayedTables,
     ReplaySource,
@@ -25,12 +25,12 @@ from pitr.postgres.replay import (
     StopPoint,
     open_source,
 )
-from pitr.postgres.server import find_binaries, server_account
-from pitr.postgres.target import ResolvedLsn
-from pitr.postgres.target_tables import split_name
-from pitr.postgres.wal_folder import WalFolder
-from pitr.postgres.wal_selection import WalWindow
-from pitr.postgres.wal_target import FoundTarget, WalTargets
+from pitr.postgres.replay.server import find_binaries, server_account
+from pitr.postgres.replay.target_tables import split_name
+from pitr.postgres.selection.by_wal import WalWindow
+from pitr.postgres.target.by_index import ResolvedLsn
+from pitr.postgres.target.by_wal import FoundTarget, WalTargets
+from pitr.postgres.wal_store.folder import WalFolder
 from pitr.recovery.folder import RecoveredTable, Recovery, new_recovery
 from pitr.source_text import POSTGRES
 from pitr.target_text import parse_target

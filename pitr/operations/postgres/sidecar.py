@@ -11,8 +11,8 @@ import msgspec
 from pitr.config import Settings
 from pitr.durable import write_new
 from pitr.errors import Corrupt, PreconditionFailed
-from pitr.postgres.replay import ReplayedTables
-from pitr.postgres.server import (
+from pitr.postgres.replay.replay import ReplayedTables
+from pitr.postgres.replay.server import (
     ServerAccount,
     ServerFolder,
     can_reach,

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 from pitr.config import Settings
 from pitr.operations.postgres.sidecar import kept_server
-from pitr.postgres.server import running
-from pitr.postgres.sidecar_query import query
+from pitr.postgres.replay.server import running
+from pitr.postgres.replay.sidecar_query import query
 from pitr.recovery.folder import read_recovery
 from pitr.vocabulary.query import QueryResult
 

@@ -14,12 +14,12 @@ from pitr.config import Settings
 from pitr.errors import CorruptObject, PitrError
 from pitr.operations.clock import now_us
 from pitr.operations.status import Base, Gap, SlotState, Status, TimelineState
-from pitr.postgres.base import BaseInfo
-from pitr.postgres.base_archive import BaseArchive
+from pitr.postgres.base.archive import BaseArchive
+from pitr.postgres.base.contents import BaseInfo
 from pitr.postgres.capture.gap import WalGap, read_gaps
 from pitr.postgres.capture.watch import Look, look
-from pitr.postgres.connection import connect
-from pitr.postgres.wal_archive import WalArchive
+from pitr.postgres.live.connection import connect
+from pitr.postgres.wal_store.archive import WalArchive
 from pitr.vocabulary.position import Lsn
 from pitr.vocabulary.target import Window
 

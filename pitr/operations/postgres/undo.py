@@ -10,9 +10,9 @@ from pitr.config import Settings
 from pitr.operations.merge import Confirm, MergeResult
 from pitr.operations.postgres.merge import Run, run_plan
 from pitr.operations.undo import Settled, UndoWish
-from pitr.postgres.connection import Connection, connect
 from pitr.postgres.diff.states import States
-from pitr.postgres.faults import server_faults
+from pitr.postgres.live.connection import Connection, connect
+from pitr.postgres.live.faults import server_faults
 from pitr.postgres.merge.apply import transaction_outcome
 from pitr.postgres.merge.plan import PlanRequest
 from pitr.postgres.merge.undo import classify_merged, classify_merged_again

@@ -20,8 +20,8 @@ from pitr.archive.object import ObjectReader
 from pitr.archive.store import ObjectInfo, Store
 from pitr.errors import CorruptObject
 from pitr.postgres.backup.upload import FullPack, Uploader
-from pitr.postgres.base import CHUNK_BYTES
-from pitr.postgres.base_object import (
+from pitr.postgres.base.contents import CHUNK_BYTES
+from pitr.postgres.base.object import (
     DIGEST_BYTES,
     FIRST_OFFSET,
     NO_PACK,
@@ -34,7 +34,7 @@ from pitr.postgres.base_object import (
     chunk_digest,
     read_pack_directory,
 )
-from pitr.postgres.page_checksum import damaged_pages
+from pitr.postgres.base.page_checksum import damaged_pages
 from pitr.vocabulary.event import Event, Level, OnEvent
 
 PACK_BYTES = 16 << 20

@@ -18,9 +18,9 @@ from pitr.postgres.backup.stream import (
     ManifestBegun,
     Message,
 )
-from pitr.postgres.base import CHUNK_BYTES, SERVER_MANIFEST, BaseFile, DamagedBlocks
-from pitr.postgres.base_tar import Member, MemberKind, TarStream
-from pitr.postgres.server_manifest import read_server_manifest
+from pitr.postgres.base.contents import CHUNK_BYTES, SERVER_MANIFEST, BaseFile, DamagedBlocks
+from pitr.postgres.base.server_manifest import read_server_manifest
+from pitr.postgres.base.tar import Member, MemberKind, TarStream
 from pitr.postgres.wal.checksum import crc32c
 
 MANIFEST_CHECKSUMS = "CRC32C"

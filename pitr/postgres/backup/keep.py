@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from pitr.errors import DatabaseRefused, PitrError
-from pitr.postgres.connection import Connection
-from pitr.postgres.slot import create_slot, drop_slot, read_slot
+from pitr.postgres.live.connection import Connection
+from pitr.postgres.live.slot import create_slot, drop_slot, read_slot
 from pitr.vocabulary.event import Event, Level, OnEvent
 
 

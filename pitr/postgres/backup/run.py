@@ -21,11 +21,11 @@ from pitr.postgres.backup.keep import kept_wal
 from pitr.postgres.backup.stream import BackupRequest, base_backup
 from pitr.postgres.backup.torn import Block, block_at, blocks_in_wal
 from pitr.postgres.backup.upload import PATIENCE_SECONDS, Uploader
-from pitr.postgres.base import BaseInfo, DamagedBlocks
-from pitr.postgres.base_object import BASE_PREFIX, chunk_seed, encode_base
-from pitr.postgres.connection import Connection, connect_replication
-from pitr.postgres.faults import server_faults
-from pitr.postgres.replication import identify
+from pitr.postgres.base.contents import BaseInfo, DamagedBlocks
+from pitr.postgres.base.object import BASE_PREFIX, chunk_seed, encode_base
+from pitr.postgres.live.connection import Connection, connect_replication
+from pitr.postgres.live.faults import server_faults
+from pitr.postgres.live.replication import identify
 from pitr.vocabulary.event import Event, Level, OnEvent
 
 LABEL = "pitr base backup"

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from psycopg import pq
 
 from pitr.errors import Corrupt
-from pitr.postgres.base import Tablespace
-from pitr.postgres.connection import Connection
-from pitr.postgres.replication import ReplicationStream
+from pitr.postgres.base.contents import Tablespace
+from pitr.postgres.live.connection import Connection
+from pitr.postgres.live.replication import ReplicationStream
 from pitr.vocabulary.position import Lsn
 
 _NEW_PROTOCOL = 150000

@@ -19,14 +19,14 @@ from psycopg import pq
 
 from pitr.archive.store import Store
 from pitr.errors import DatabaseRefused
-from pitr.postgres.connection import Connection
-from pitr.postgres.replication import ReplicationStream
+from pitr.postgres.live.connection import Connection
+from pitr.postgres.live.replication import ReplicationStream
 from pitr.postgres.wal.end import LogEnd
 from pitr.postgres.wal.page import PAGE_BYTES
 from pitr.postgres.wal.record import HAS_IMAGE, WILL_INIT
 from pitr.postgres.wal.scan import BlockColumns, ScanState, scan
 from pitr.postgres.wal.versions import version_of_major
-from pitr.postgres.wal_archive import WalArchive
+from pitr.postgres.wal_store.archive import WalArchive
 from pitr.vocabulary.position import Lsn
 
 _FAILED = "the WAL written during the backup cannot be read"

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from pitr.archive.store import ObjectExists, Store
 from pitr.errors import StoreUnusable
-from pitr.postgres.base_object import encode_pack
+from pitr.postgres.base.object import encode_pack
 from pitr.vocabulary.event import Event, Level, OnEvent
 
 PATIENCE_SECONDS = 300.0

@@ -12,12 +12,12 @@ from pitr.postgres.capture.cluster import require_same_cluster
 from pitr.postgres.capture.open_segment import OpenSegment
 from pitr.postgres.capture.resume import Start, start_from_archive, start_from_slot
 from pitr.postgres.capture.watch import Look, look
-from pitr.postgres.connection import Connection
-from pitr.postgres.replication import identify, timeline_history
-from pitr.postgres.slot import Slot, create_slot, drop_slot
+from pitr.postgres.live.connection import Connection
+from pitr.postgres.live.replication import identify, timeline_history
+from pitr.postgres.live.slot import Slot, create_slot, drop_slot
 from pitr.postgres.wal.history import HistoryEntry, parse_history
-from pitr.postgres.wal_archive import WalArchive
-from pitr.postgres.wal_text import history_key, put_text
+from pitr.postgres.wal_store.archive import WalArchive
+from pitr.postgres.wal_store.text import history_key, put_text
 from pitr.vocabulary.event import Event, Level, OnEvent
 from pitr.vocabulary.position import Lsn
 

@@ -33,9 +33,9 @@ from pitr.postgres.capture.progress import Progress
 from pitr.postgres.capture.session import CaptureOptions, OnScan, OnSegment, Session
 from pitr.postgres.capture.stream import SlotTaken, WalRemoved
 from pitr.postgres.capture.watch import Watch, look
-from pitr.postgres.connection import Connection, connect, connect_replication
-from pitr.postgres.faults import server_faults
-from pitr.postgres.wal_object import is_same_content
+from pitr.postgres.live.connection import Connection, connect, connect_replication
+from pitr.postgres.live.faults import server_faults
+from pitr.postgres.wal_store.object import is_same_content
 from pitr.vocabulary.event import Event, Level, OnEvent
 from pitr.vocabulary.position import Lsn
 

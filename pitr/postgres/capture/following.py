@@ -11,8 +11,8 @@ from pitr.archive.store import Store
 from pitr.errors import Corrupt, PitrError
 from pitr.postgres.capture.open_segment import OpenSegment
 from pitr.postgres.catalog.catalog_reader import CatalogReader
-from pitr.postgres.connection import connect
 from pitr.postgres.index.segment import index_segment
+from pitr.postgres.live.connection import connect
 from pitr.postgres.wal.payload import (
     DatabaseCreated,
     DatabaseDropped,

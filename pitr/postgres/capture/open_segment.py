@@ -15,7 +15,7 @@ from pitr.postgres.wal.page import LONG_HEADER_BYTES, SegmentHeader, decode_segm
 from pitr.postgres.wal.scan import Scan, ScanState, scan
 from pitr.postgres.wal.segment_name import SegmentName
 from pitr.postgres.wal.versions import WalVersion
-from pitr.postgres.wal_object import (
+from pitr.postgres.wal_store.object import (
     BLOCK_BYTES,
     WalBlock,
     WalHead,

@@ -30,8 +30,8 @@ from pitr.postgres.wal.segment_name import (
     is_segment_name,
     timeline_of_history,
 )
-from pitr.postgres.wal_object import WalHead, WalObject, encode_wal, is_same_content
-from pitr.postgres.wal_text import backup_history_key, history_key, put_text
+from pitr.postgres.wal_store.object import WalHead, WalObject, encode_wal, is_same_content
+from pitr.postgres.wal_store.text import backup_history_key, history_key, put_text
 from pitr.vocabulary.position import Lsn
 
 

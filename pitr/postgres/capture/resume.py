@@ -11,7 +11,7 @@ from pitr.postgres.wal.history import HistoryEntry
 from pitr.postgres.wal.scan import ScanState, scan
 from pitr.postgres.wal.segment_name import SegmentName
 from pitr.postgres.wal.versions import version_of_major
-from pitr.postgres.wal_archive import WalArchive
+from pitr.postgres.wal_store.archive import WalArchive
 from pitr.vocabulary.position import Lsn
 
 

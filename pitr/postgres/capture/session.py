@@ -15,7 +15,7 @@ from pitr.postgres.capture.attach import Attached, keep_histories
 from pitr.postgres.capture.open_segment import OpenSegment, Stored
 from pitr.postgres.capture.progress import Progress
 from pitr.postgres.capture.stream import TimelineEnd, WalBytes, WalStream
-from pitr.postgres.connection import Connection
+from pitr.postgres.live.connection import Connection
 from pitr.postgres.wal.scan import Scan
 from pitr.postgres.wal.versions import WalVersion
 from pitr.vocabulary.event import Event, Level, OnEvent

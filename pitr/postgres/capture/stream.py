@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from psycopg import errors, pq
 
 from pitr.errors import DatabaseRefused, SourceUnreachable
-from pitr.postgres.connection import Connection
-from pitr.postgres.replication import ReplicationStream
+from pitr.postgres.live.connection import Connection
+from pitr.postgres.live.replication import ReplicationStream
 from pitr.vocabulary.position import Lsn
 
 _DATA = struct.Struct(">cQQQ")  # begin, end of the server's WAL, time

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from importlib.resources import files
 
 from pitr.errors import PitrError
-from pitr.postgres.connection import Connection, connect
-from pitr.postgres.faults import server_faults
-from pitr.postgres.slot import Slot, read_slot
+from pitr.postgres.live.connection import Connection, connect
+from pitr.postgres.live.faults import server_faults
+from pitr.postgres.live.slot import Slot, read_slot
 from pitr.vocabulary.position import Lsn
 
 _SQL = files("pitr.sql").joinpath("postgres/capture_watch.sql")

@@ -17,8 +17,8 @@ from pitr.errors import PitrError
 from pitr.postgres.catalog.catalog_map import CatalogMap
 from pitr.postgres.catalog.reading import Database, Reading, Relation, encode_reading
 from pitr.postgres.catalog.watching import WATCHED
-from pitr.postgres.connection import Connection
-from pitr.postgres.faults import server_faults
+from pitr.postgres.live.connection import Connection
+from pitr.postgres.live.faults import server_faults
 from pitr.vocabulary.position import Lsn
 
 # A chain of deltas this long is ended by a full reading, and so is one that has grown as large.

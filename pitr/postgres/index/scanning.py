@@ -8,7 +8,7 @@ from pitr.errors import ArchiveGap, CorruptWal
 from pitr.postgres.index.making import IndexedRows, make_rows
 from pitr.postgres.wal.scan import Scan, ScanState, scan
 from pitr.postgres.wal.versions import version_of_major
-from pitr.postgres.wal_spans import ArchivedWal
+from pitr.postgres.wal_store.spans import ArchivedWal
 from pitr.vocabulary.position import Lsn
 
 _ROWS_KEPT = 16

@@ -10,7 +10,7 @@ from pitr.postgres.index.name import PREFIX, IndexObject, cover
 from pitr.postgres.index.scanning import WalScans
 from pitr.postgres.index.segment import index_segment
 from pitr.postgres.wal.versions import version_of_major
-from pitr.postgres.wal_spans import ArchivedWal
+from pitr.postgres.wal_store.spans import ArchivedWal
 
 
 def complete_index(

@@ -28,7 +28,7 @@ from pitr.postgres.index.reading import IndexFiles
 from pitr.postgres.index.rows import NAMES, RowKind, Rows, empty_rows, join_rows
 from pitr.postgres.index.scanning import WalScans
 from pitr.postgres.wal.record import RelationFile
-from pitr.postgres.wal_spans import ArchivedWal
+from pitr.postgres.wal_store.spans import ArchivedWal
 from pitr.vocabulary.position import Lsn
 
 _NO_LIMIT = 1 << 64

@@ -28,7 +28,7 @@ from pitr.errors import DatabaseRefused, PlanStale, SourceUnreachable
 from pitr.merge.rules import actions_of
 from pitr.postgres.diff.classified import ClassifiedTable
 from pitr.postgres.diff.states import States, sidecars
-from pitr.postgres.faults import server_fault
+from pitr.postgres.live.faults import server_fault
 from pitr.postgres.merge.images import Images
 from pitr.postgres.merge.plan import PlanRequest, PreparedPlan, make_plan
 from pitr.postgres.merge.planned import PlannedTable

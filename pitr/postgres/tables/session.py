@@ -15,7 +15,7 @@ from typing import Any
 import psycopg
 from psycopg.pq import TransactionStatus
 
-from pitr.postgres.connection import Connection as Connection
+from pitr.postgres.live.connection import Connection as Connection
 
 Values = dict[str, Any] | tuple[Any, ...] | list[Any] | None
 

@@ -9,8 +9,8 @@ import pytest
 
 from pitr.archive.object import ObjectReader
 from pitr.errors import CorruptObject, PreconditionFailed
-from pitr.postgres.base import CHUNK_BYTES, BaseFile, BaseInfo, DamagedBlocks, Tablespace
-from pitr.postgres.base_object import (
+from pitr.postgres.base.contents import CHUNK_BYTES, BaseFile, BaseInfo, DamagedBlocks, Tablespace
+from pitr.postgres.base.object import (
     BASE_KIND,
     FIRST_OFFSET,
     NO_PACK,

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pitr.errors import Corrupt
-from pitr.postgres.base_tar import Member, MemberKind, TarStream, read_header
+from pitr.postgres.base.tar import Member, MemberKind, TarStream, read_header
 
 FILES = st.lists(st.binary(max_size=1500), max_size=5)
 

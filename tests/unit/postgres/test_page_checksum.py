@@ -7,8 +7,8 @@ import struct
 
 import pytest
 
-from pitr.postgres import page_checksum
-from pitr.postgres.page_checksum import damaged_pages
+from pitr.postgres.base import page_checksum
+from pitr.postgres.base.page_checksum import damaged_pages
 
 ALL = (1 << 64) - 1
 TWINS = [damaged_pages, page_checksum._damaged_pages]

@@ -10,11 +10,11 @@ import pytest
 import zstandard
 
 from pitr.errors import ArchiveGap, ArchiveLacks, CorruptObject, CorruptWal, PreconditionFailed
-from pitr.postgres.wal_archive import WalArchive
-from pitr.postgres.wal_folder import WalFolder
-from pitr.postgres.wal_object import encode_wal
-from pitr.postgres.wal_spans import ArchivedWal
-from pitr.postgres.wal_text import backup_history_key, decode_text, encode_text, history_key
+from pitr.postgres.wal_store.archive import WalArchive
+from pitr.postgres.wal_store.folder import WalFolder
+from pitr.postgres.wal_store.object import encode_wal
+from pitr.postgres.wal_store.spans import ArchivedWal
+from pitr.postgres.wal_store.text import backup_history_key, decode_text, encode_text, history_key
 from pitr.vocabulary.position import Lsn
 from tests.memory_store import MemoryStore
 from tests.unit.postgres.wal_bytes import MIB, PAGE, head, segment, store_wal

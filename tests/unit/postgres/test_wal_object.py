@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pitr.archive.object import Section, encode_object
 from pitr.errors import CorruptObject, PreconditionFailed
-from pitr.postgres.wal_object import (
+from pitr.postgres.wal_store.object import (
     BLOCK_BYTES,
     KIND,
     WalObject,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import struct
 
-from pitr.postgres.wal_object import WalHead, encode_wal
+from pitr.postgres.wal_store.object import WalHead, encode_wal
 from tests.memory_store import MemoryStore
 
 MIB = 1 << 20

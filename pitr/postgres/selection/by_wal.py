@@ -14,7 +14,7 @@ from pitr.postgres.wal.scan import Scan, ScanState, scan
 from pitr.postgres.wal.select import RecordSelector, Selection
 from pitr.postgres.wal.versions import version_of_major
 from pitr.postgres.wal.wanted import WantedFiles
-from pitr.postgres.wal_spans import ArchivedWal
+from pitr.postgres.wal_store.spans import ArchivedWal
 from pitr.vocabulary.position import Lsn
 
 _GOOD_ENDS = (LogEnd.CLEAN, LogEnd.STOPPED, LogEnd.TORN)

@@ -20,7 +20,7 @@ import xxhash
 from pitr.archive.document import newer_format
 from pitr.archive.object import ObjectReader, Section, encode_object
 from pitr.errors import CorruptObject
-from pitr.postgres.base import BaseFile, BaseInfo
+from pitr.postgres.base.contents import BaseFile, BaseInfo
 
 # Level 3 would take twice the time for little: docs/formats/postgres-archive.md has figures.
 ZSTD_LEVEL = 1

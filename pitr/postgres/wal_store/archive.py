@@ -17,9 +17,9 @@ from pitr.errors import CorruptObject, ObjectMissing
 from pitr.postgres.wal.history import HistoryEntry, parse_history
 from pitr.postgres.wal.segment_name import SegmentName
 from pitr.postgres.wal.versions import version_of_magic
-from pitr.postgres.wal_object import WalHead, WalObject
-from pitr.postgres.wal_spans import WalSpan, WalSpans, no_wal
-from pitr.postgres.wal_text import decode_text
+from pitr.postgres.wal_store.object import WalHead, WalObject
+from pitr.postgres.wal_store.spans import WalSpan, WalSpans, no_wal
+from pitr.postgres.wal_store.text import decode_text
 from pitr.vocabulary.position import Lsn
 
 _WAL_KEY = re.compile(r"wal/([0-9A-F]{8})/(\1[0-9A-F]{16})(?:\.([0-9A-F]{8})-([0-9A-F]{8}))?")

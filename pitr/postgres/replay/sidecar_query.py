@@ -8,7 +8,7 @@ from psycopg.pq import ExecStatus
 from psycopg.pq.abc import PGresult
 
 from pitr.errors import UsageError
-from pitr.postgres.server import RunningServer
+from pitr.postgres.replay.server import RunningServer
 from pitr.vocabulary.diff_row import Row, Value
 from pitr.vocabulary.query import QueryResult
 

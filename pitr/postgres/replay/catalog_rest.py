@@ -10,9 +10,9 @@ import os
 import re
 from collections.abc import Callable, Iterable
 
-from pitr.postgres.base import Base
-from pitr.postgres.control import parse_filenode_map
-from pitr.postgres.heap_rows import (
+from pitr.postgres.base.contents import Base
+from pitr.postgres.base.control import parse_filenode_map
+from pitr.postgres.replay.heap_rows import (
     BOOTSTRAP_SUPERUSER,
     PG_AUTHID,
     PG_CLASS,
@@ -22,7 +22,7 @@ from pitr.postgres.heap_rows import (
     heap_rows,
     visible_rows,
 )
-from pitr.postgres.server import ServerFolder
+from pitr.postgres.replay.server import ServerFolder
 from pitr.postgres.wal.wanted import DEFAULT_TABLESPACE, FIRST_USER_OID, LARGE_OBJECTS
 
 _DATABASE = re.compile(r"(?:base|pg_tblspc/(\d+)/PG_\w+)/(\d+)/PG_VERSION")

@@ -12,13 +12,13 @@ from collections.abc import Iterable, Iterator
 
 from pitr.postgres.index.rows import RowKind
 from pitr.postgres.index.wal_index import WalIndex
+from pitr.postgres.selection.by_wal import WalWindow, last_boundary, selector_of
 from pitr.postgres.wal.page import content_of
 from pitr.postgres.wal.record import HEADER_BYTES, RelationFile
 from pitr.postgres.wal.select import Selection
 from pitr.postgres.wal.transaction import OPERATION_MASK, PREPARE
 from pitr.postgres.wal.versions import RM_XACT
 from pitr.postgres.wal.wanted import DEFAULT_TABLESPACE, GLOBAL_TABLESPACE, WantedFiles
-from pitr.postgres.wal_selection import WalWindow, last_boundary, selector_of
 from pitr.vocabulary.position import Lsn
 
 _SYSTEM = ("lsn", "length", "kind", "rmgr", "info", "xid")

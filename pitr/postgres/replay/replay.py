@@ -20,10 +20,8 @@ from pathlib import Path
 from psycopg.sql import SQL, Literal
 
 from pitr.errors import ArchiveLacks, IdentityMismatch, OutsideWindow, SidecarFailed, UsageError
-from pitr.postgres import datadir
-from pitr.postgres.base import Base
-from pitr.postgres.catalog_rest import CatalogsAtRest
-from pitr.postgres.control import (
+from pitr.postgres.base.contents import Base
+from pitr.postgres.base.control import (
     CONTROL_PATH,
     BackupLabel,
     ControlFile,
@@ -31,15 +29,16 @@ from pitr.postgres.control import (
     parse_control,
 )
 from pitr.postgres.index.wal_index import WalIndex
-from pitr.postgres.indexed_selection import select_by_index
-from pitr.postgres.server import (
+from pitr.postgres.replay import datadir
+from pitr.postgres.replay.catalog_rest import CatalogsAtRest
+from pitr.postgres.replay.server import (
     RunningServer,
     ServerAccount,
     ServerBinaries,
     ServerFolder,
     running,
 )
-from pitr.postgres.target_tables import (
+from pitr.postgres.replay.target_tables import (
     Connection,
     TargetRelation,
     catalog_files,
@@ -49,12 +48,13 @@ from pitr.postgres.target_tables import (
     needed_relations,
     tablespaces,
 )
+from pitr.postgres.selection.by_index import select_by_index
+from pitr.postgres.selection.by_wal import WalWindow, distillation, select_records
 from pitr.postgres.wal.distill import distil
 from pitr.postgres.wal.history import format_history
 from pitr.postgres.wal.select import Selection
 from pitr.postgres.wal.wanted import WantedFiles
-from pitr.postgres.wal_selection import WalWindow, distillation, select_records
-from pitr.postgres.wal_spans import ArchivedWal
+from pitr.postgres.wal_store.spans import ArchivedWal
 from pitr.vocabulary.position import Lsn
 
 _PASSES_MAX = 6

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import assert_never
 
 from pitr.errors import ArchiveLacks, OutsideWindow, UsageError
+from pitr.postgres.selection.by_wal import WalWindow, scans
 from pitr.postgres.wal.fields import EPOCH_SHIFT_US
 from pitr.postgres.wal.page import align
 from pitr.postgres.wal.payload import RestorePoint, decode_payload
@@ -19,7 +20,6 @@ from pitr.postgres.wal.record import ID_DATA_LONG, ID_DATA_SHORT, decode_record
 from pitr.postgres.wal.scan import Scan
 from pitr.postgres.wal.transaction import COMMIT, HAS_INFO, OPERATION_MASK, TransactionEnd
 from pitr.postgres.wal.versions import RM_XACT, RM_XLOG, WalVersion, version_of_major
-from pitr.postgres.wal_selection import WalWindow, scans
 from pitr.target_text import format_time
 from pitr.vocabulary.position import Lsn
 from pitr.vocabulary.target import (

@@ -14,7 +14,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from pitr.errors import UsageError
-from pitr.postgres.faults import connection_fault, server_faults
+from pitr.postgres.live.faults import connection_fault, server_faults
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from pitr import durable
 from pitr.errors import PreconditionFailed
-from pitr.postgres.base import Base, BaseFile, Span
+from pitr.postgres.base.contents import Base, BaseFile, Span
 from pitr.postgres.wal.segment_name import SegmentName
 from pitr.vocabulary.event import Event, Level, OnEvent
 from pitr.vocabulary.position import Lsn

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from importlib.resources import files
 
 from pitr.errors import IdentityMismatch, SourceUnusable
-from pitr.postgres.connection import Connection
-from pitr.postgres.faults import server_faults
+from pitr.postgres.live.connection import Connection
+from pitr.postgres.live.faults import server_faults
 from pitr.vocabulary.position import Lsn
 
 _ABLE = files("pitr.sql").joinpath("postgres/mark_able.sql")

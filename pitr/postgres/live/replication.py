@@ -17,8 +17,8 @@ import psycopg
 from psycopg import pq
 
 from pitr.errors import SourceUnreachable
-from pitr.postgres.connection import Connection
-from pitr.postgres.faults import server_faults
+from pitr.postgres.live.connection import Connection
+from pitr.postgres.live.faults import server_faults
 from pitr.vocabulary.position import Lsn
 
 _FAILED = (pq.ExecStatus.FATAL_ERROR, pq.ExecStatus.BAD_RESPONSE, pq.ExecStatus.PIPELINE_ABORTED)

@@ -29,7 +29,7 @@ from pitr.postgres.wal.page import (
     decode_segment_header,
 )
 from pitr.postgres.wal.segment_name import SegmentName
-from pitr.postgres.wal_spans import WalSpan, WalSpans, no_wal
+from pitr.postgres.wal_store.spans import WalSpan, WalSpans, no_wal
 from pitr.vocabulary.position import Lsn
 
 _SEGMENT = re.compile(r"([0-9A-F]{24})(\.partial)?(\.gz|\.zst)?")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib.resources import files
 
-from pitr.postgres.connection import Connection
-from pitr.postgres.faults import server_faults
+from pitr.postgres.live.connection import Connection
+from pitr.postgres.live.faults import server_faults
 from pitr.vocabulary.position import Lsn
 
 _READ = files("pitr.sql").joinpath("postgres/read_slot.sql")

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pitr.errors import PreconditionFailed
-from pitr.postgres.base import Base, whole_files
-from pitr.postgres.control import CONTROL_PATH, ControlFile
-from pitr.postgres.server import ServerFolder
+from pitr.postgres.base.contents import Base, whole_files
+from pitr.postgres.base.control import CONTROL_PATH, ControlFile
+from pitr.postgres.replay.server import ServerFolder
 from pitr.postgres.wal.distill import DistilledSegment
 from pitr.postgres.wal.segment_name import SegmentName, history_name
 from pitr.postgres.wal.wanted import WantedFiles

@@ -17,11 +17,11 @@ from pathlib import Path
 from psycopg.rows import class_row
 
 from pitr.errors import PitrError
-from pitr.postgres.connection import Connection, connect, connect_replication
-from pitr.postgres.faults import server_faults
-from pitr.postgres.replication import identify
-from pitr.postgres.server import find_binaries
-from pitr.postgres.slot import Slot, read_slot
+from pitr.postgres.live.connection import Connection, connect, connect_replication
+from pitr.postgres.live.faults import server_faults
+from pitr.postgres.live.replication import identify
+from pitr.postgres.live.slot import Slot, read_slot
+from pitr.postgres.replay.server import find_binaries
 from pitr.vocabulary.finding import Finding, Level
 
 MAJOR_FIRST, MAJOR_LAST = 13, 18

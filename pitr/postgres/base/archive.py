@@ -18,8 +18,15 @@ from pitr.archive.archive import open_archive
 from pitr.archive.object import ObjectReader, decompress
 from pitr.archive.store import ObjectInfo, Store
 from pitr.errors import ArchiveLacks, CorruptObject
-from pitr.postgres.base import BACKUP_LABEL, TABLESPACE_MAP, BaseFile, BaseInfo, Piece, Span
-from pitr.postgres.base_object import (
+from pitr.postgres.base.contents import (
+    BACKUP_LABEL,
+    TABLESPACE_MAP,
+    BaseFile,
+    BaseInfo,
+    Piece,
+    Span,
+)
+from pitr.postgres.base.object import (
     BASE_KIND,
     BASE_PREFIX,
     NO_PACK,

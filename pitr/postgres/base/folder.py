@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pitr.errors import Corrupt, PreconditionFailed
-from pitr.postgres.base import (
+from pitr.postgres.base.contents import (
     BACKUP_LABEL,
     SERVER_MANIFEST,
     TABLESPACE_MAP,
@@ -26,9 +26,9 @@ from pitr.postgres.base import (
     Span,
     Tablespace,
 )
-from pitr.postgres.base_tar import MemberKind, read_header
-from pitr.postgres.control import CONTROL_PATH, parse_backup_label, parse_control
-from pitr.postgres.server_manifest import ServerManifest, read_server_manifest
+from pitr.postgres.base.control import CONTROL_PATH, parse_backup_label, parse_control
+from pitr.postgres.base.server_manifest import ServerManifest, read_server_manifest
+from pitr.postgres.base.tar import MemberKind, read_header
 from pitr.vocabulary.position import Lsn
 
 _TABLESPACES = "pg_tblspc"

@@ -1,0 +1,6 @@
+"""Base backups wherever they lie, in an archive or as `pg_basebackup` wrote them.
+
+Import order inside the package:
+    control, page_checksum, server_manifest, tar, contents → object → archive; contents → folder
+    contents → export
+"""

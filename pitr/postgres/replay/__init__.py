@@ -1,0 +1,5 @@
+"""Surgical replay: chosen tables as they were, recovered by PostgreSQL's own redo.
+
+Import order inside the package:
+    heap_rows, server, target_tables → catalog_rest, datadir, sidecar_query → replay
+"""

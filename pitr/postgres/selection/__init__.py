@@ -1,0 +1,5 @@
+"""The records that the wanted relations need: from the WAL itself, or by its index.
+
+Import order inside the package:
+    by_wal → by_index
+"""
