@@ -8,11 +8,11 @@ from itertools import pairwise
 
 from pitr.archive.archive import Identity, open_archive, read_marks
 from pitr.archive.lease import LeaseState, is_live, read_newest_lease
-from pitr.archive.location import open_store
 from pitr.archive.store import Store
 from pitr.config import Settings
 from pitr.errors import CorruptObject, PitrError
 from pitr.operations.clock import now_us
+from pitr.operations.opening import open_archive_store
 from pitr.operations.status import Base, Gap, SlotState, Status, TimelineState
 from pitr.postgres.base.archive import BaseArchive
 from pitr.postgres.base.contents import BaseInfo
@@ -86,7 +86,7 @@ def status(settings: Settings) -> Status:
 
 
 def _look_around(settings: Settings) -> _Found:
-    store = open_store(settings.needed_archive())
+    store = open_archive_store(settings)
     identity = open_archive(store)
     lease, fault = None, None
     try:
