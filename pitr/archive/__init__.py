@@ -2,5 +2,5 @@
 
 Import order inside the package:
     store, holder → object, local, cloud → document, location, sealing → encrypted → keys
-    document, location → lease, archive → outbox
+    document, location → lease, archive, claim → outbox
 """

@@ -175,6 +175,11 @@ def read_mark(store: Store, name: str) -> Mark:
         ) from None
 
 
+def delete_mark(store: Store, name: str) -> None:
+    """Take a name away from its position; one that is not there is no error."""
+    store.delete(_mark_key(_normal_name(name)))
+
+
 def read_marks(store: Store) -> list[Mark]:
     """Return all marks, by time."""
     keys = [info.key for info in store.list("mark/")]

@@ -36,6 +36,7 @@ COMMANDS = LazyCommands(
         "merge": "pitr.cli.merge_commands:merge",
         "undo": "pitr.cli.merge_commands:undo",
         "verify": "pitr.cli.archive_commands:verify",
+        "prune": "pitr.cli.prune_command:prune",
         "key": "pitr.cli.key_commands:key",
         "config": "pitr.cli.source:config",
         "debug": "pitr.cli.debug:debug",
