@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -70,7 +70,8 @@ class Claim:
     def _take_away(self) -> None:
         self._stop.set()
         self._thread.join()
-        self._store.delete(self.key)
+        with suppress(StoreUnusable):  # then it lapses
+            self._store.delete(self.key)
 
     def _run(self) -> None:
         while not self._stop.wait(RENEW_SECONDS):

@@ -19,6 +19,7 @@ from pitr.postgres.base.contents import BaseInfo
 from pitr.postgres.capture.gap import WalGap, read_gaps
 from pitr.postgres.capture.watch import Look, look
 from pitr.postgres.live.connection import connect
+from pitr.postgres.prune.note import pruned_before
 from pitr.postgres.wal_store.archive import WalArchive
 from pitr.vocabulary.position import Lsn
 from pitr.vocabulary.target import Window
@@ -198,7 +199,10 @@ def _gaps(found: _Found) -> list[Gap]:
     ]
     gaps = []
     ranges = found.wal.ranges(found.timeline)
+    dropped_before = pruned_before(found.store)
     for (_, begin), (end, _) in pairwise(ranges):
+        if end <= dropped_before:
+            continue  # by a prune that kept the state of a mark
         note = notes.get((str(begin), str(end)))
         # Without a note: when what surrounds the gap was stored.
         from_us = max((span.stored_us for span in spans if span.end == begin.value), default=0)
