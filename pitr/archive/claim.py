@@ -25,7 +25,7 @@ RENEW_SECONDS = 30
 _KIND = b"CLAM"
 
 
-class Work(StrEnum):
+class ClaimKind(StrEnum):
     """What a claim is for."""
 
     BACKUP = "backup"
@@ -36,7 +36,7 @@ class Work(StrEnum):
 class ClaimState:
     """What a claim object says; times in microseconds since the epoch, UTC."""
 
-    work: Work
+    work: ClaimKind
     holder: Holder
     made_us: int
     renewed_us: int
@@ -84,7 +84,7 @@ class Claim:
 
 
 @contextmanager
-def claimed(store: Store, work: Work) -> Iterator[Claim]:
+def claimed(store: Store, work: ClaimKind) -> Iterator[Claim]:
     """Have a claim while the block runs. A killed process leaves it; it then lapses.
 
     Raises StoreUnusable.
@@ -98,7 +98,7 @@ def claimed(store: Store, work: Work) -> Iterator[Claim]:
         claim._take_away()
 
 
-def others(store: Store, work: Work, own: Claim) -> list[ClaimState]:
+def others(store: Store, work: ClaimKind, own: Claim) -> list[ClaimState]:
     """Return the live claims of others for a kind of work; dead ones are deleted on the way."""
     found = []
     for info in list(store.list(PREFIX)):
@@ -115,14 +115,14 @@ def others(store: Store, work: Work, own: Claim) -> list[ClaimState]:
     return found
 
 
-def refuse_others(store: Store, work: Work, own: Claim) -> None:
+def refuse_others(store: Store, work: ClaimKind, own: Claim) -> None:
     """Raise PreconditionFailed when somebody else has a claim for this kind of work."""
     for state in others(store, work, own):
         raise _running(state, "Two at once would take from each other.")
 
 
 def wait_for_others(
-    store: Store, work: Work, own: Claim, *, wait_seconds: float, pause_seconds: float = 0.5
+    store: Store, work: ClaimKind, own: Claim, *, wait_seconds: float, pause_seconds: float = 0.5
 ) -> None:
     """Return when nobody else has a claim for this kind of work.
 

@@ -12,7 +12,7 @@ from pitr.errors import ArchiveLacks, PreconditionFailed
 from pitr.sqlite.pagelog import pruning
 from pitr.sqlite.pagelog.compaction import GRACE_US, compact, sweep
 from pitr.sqlite.pagelog.history import PageArchive
-from pitr.sqlite.pagelog.pruning import ArchiveChanged, PrunePlan, plan_prune, run_prune
+from pitr.sqlite.pagelog.pruning import PrunePlan, PrunePlanStale, plan_prune, run_prune
 from pitr.sqlite.pagelog.segment import CommitKind
 from pitr.sqlite.pagelog.verify import verify_archive
 from tests.memory_store import MemoryStore
@@ -215,7 +215,7 @@ def test_writers_and_compaction_beside_prunes_lose_nothing() -> None:
         if number % 5 == 0:
             try:
                 prune(store, builder, number - 10)
-            except (ArchiveChanged, ArchiveLacks):
+            except (PrunePlanStale, ArchiveLacks):
                 continue
     ends.set()
     thread.join()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pitr.archive.archive import Mark, delete_mark, open_archive, read_marks
-from pitr.archive.claim import Work, claimed, refuse_others
+from pitr.archive.claim import ClaimKind, claimed, refuse_others
 from pitr.archive.store import Store
 from pitr.config import Settings
 from pitr.operations.clock import now_us
@@ -23,8 +23,8 @@ def prune(settings: Settings, wish: PruneWish, *, is_confirmed: bool) -> PruneOu
     if not is_confirmed:
         from_us = _from_us(store, wish)
         return _outcome(_plan(store, wish, marks, from_us), marks, wish, from_us)
-    with claimed(store, Work.PRUNE) as claim:
-        refuse_others(store, Work.PRUNE, claim)
+    with claimed(store, ClaimKind.PRUNE) as claim:
+        refuse_others(store, ClaimKind.PRUNE, claim)
         # Of bases that were there before the claim, and of none that comes: backups wait.
         from_us = _from_us(store, wish)
         plan = _plan(store, wish, marks, from_us)

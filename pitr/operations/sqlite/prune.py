@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pitr.archive.archive import Mark, delete_mark, open_archive, read_marks
-from pitr.archive.claim import Claim, Work, claimed, refuse_others
+from pitr.archive.claim import Claim, ClaimKind, claimed, refuse_others
 from pitr.archive.store import Store
 from pitr.config import Settings
 from pitr.errors import ObjectMissing
@@ -12,7 +12,7 @@ from pitr.operations.opening import open_archive_store
 from pitr.operations.prune import PruneOutcome, PruneWish, by_kind
 from pitr.operations.sqlite.status import bases_of
 from pitr.sqlite.pagelog.history import PageArchive
-from pitr.sqlite.pagelog.pruning import ArchiveChanged, PrunePlan, plan_prune, run_prune
+from pitr.sqlite.pagelog.pruning import PrunePlan, PrunePlanStale, plan_prune, run_prune
 from pitr.vocabulary.position import CommitNumber
 
 # A compaction beside it may take objects away that the plan names: then another plan is made.
@@ -26,8 +26,8 @@ def prune(settings: Settings, wish: PruneWish, *, is_confirmed: bool) -> PruneOu
     from_us = _horizon_us(store, wish)
     if not is_confirmed:
         return _outcome(_plan(store, wish, from_us), read_marks(store), wish, from_us, done=False)
-    with claimed(store, Work.PRUNE) as claim:
-        refuse_others(store, Work.PRUNE, claim)
+    with claimed(store, ClaimKind.PRUNE) as claim:
+        refuse_others(store, ClaimKind.PRUNE, claim)
         return _pruned(store, wish, from_us, claim)
 
 
@@ -40,7 +40,7 @@ def _pruned(store: Store, wish: PruneWish, from_us: int, claim: Claim) -> PruneO
             for name in outcome.dropped_marks:
                 delete_mark(store, name)
             run_prune(store, plan, may_go_on=lambda: claim.is_fresh)
-        except (ArchiveChanged, ObjectMissing):
+        except (PrunePlanStale, ObjectMissing):
             if attempt == _ATTEMPTS - 1:
                 raise
         else:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from pitr.archive.archive import Identity
-from pitr.archive.claim import Work, claimed, wait_for_others
+from pitr.archive.claim import ClaimKind, claimed, wait_for_others
 from pitr.archive.store import Store
 from pitr.errors import IdentityMismatch, PitrError, PreconditionFailed
 from pitr.postgres.backup.chunks import ChunkWriter, read_known_chunks
@@ -101,9 +101,9 @@ def back_up(
     uploader = Uploader(store, on_event, patience_seconds=options.patience_seconds)
     try:
         with ExitStack() as stack:
-            claim = stack.enter_context(claimed(store, Work.BACKUP))
+            claim = stack.enter_context(claimed(store, ClaimKind.BACKUP))
             # Any pack may be referred to from here on: nobody may be deleting some.
-            wait_for_others(store, Work.PRUNE, claim, wait_seconds=_PRUNE_SECONDS_MAX)
+            wait_for_others(store, ClaimKind.PRUNE, claim, wait_seconds=_PRUNE_SECONDS_MAX)
             # Only closed: the connection's own `with` would send a ROLLBACK into the copy.
             replication = connect_replication(place, program="pitr backup")
             stack.callback(replication.close)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pitr.archive.claim import Claim, Work, others
+from pitr.archive.claim import Claim, ClaimKind, others
 from pitr.archive.store import Store
 from pitr.errors import PreconditionFailed
 from pitr.postgres.base.object import BASE_PREFIX
@@ -35,7 +35,7 @@ def run_prune(
         _delete(store, [key for key, _ in part], claim)
     if not plan.packs:
         return ()
-    running = others(store, Work.BACKUP, claim)
+    running = others(store, ClaimKind.BACKUP, claim)
     if running:
         return (f"a backup runs ({running[0].holder}): packs stay until the next prune",)
     # Bases that came since, by whoever does not know of claims.

@@ -35,7 +35,7 @@ _OBJECT_BYTES = 32 << 20
 _FETCH_PAGES = 2048
 
 
-class ArchiveChanged(PreconditionFailed):
+class PrunePlanStale(PreconditionFailed):
     """Report an archive that somebody else worked on since the plan; make another one."""
 
 
@@ -120,7 +120,7 @@ def run_prune(
 ) -> None:
     """Do what a plan says.
 
-    Raises ArchiveChanged, ObjectMissing and CorruptObject when nothing was deleted, StoreUnusable.
+    Raises PrunePlanStale, ObjectMissing and CorruptObject when nothing was deleted, StoreUnusable.
     `may_go_on` is asked before each deletion; when it says no, PreconditionFailed is raised.
     """
     new = _write(store, plan) if plan.groups else []
@@ -336,7 +336,7 @@ def _require_line(store: Store, plan: PrunePlan, new: Sequence[str]) -> None:
     """Make sure, before anything goes, that what stays is one line over the new objects.
 
     A compaction may have been at work since the plan was made: then the plan is of no use. Raises
-    ArchiveChanged.
+    PrunePlanStale.
     """
     doomed = {key for key, _ in plan.deleted} - set(new)
     listing = [*store.list("log/"), *store.list("map/")]
@@ -346,7 +346,7 @@ def _require_line(store: Store, plan: PrunePlan, new: Sequence[str]) -> None:
     straddling = [o for o in left.superseded if o.first <= end < o.last]
     is_whole = left.tiles and left.tiles[0].first == 1 and not left.holes and used.issuperset(new)
     if plan.tiles and (not is_whole or straddling):
-        raise ArchiveChanged(
+        raise PrunePlanStale(
             "the archive changed while the prune was at work",
             detail="Nothing was deleted.",
             hint="Run 'pitr prune' again.",
