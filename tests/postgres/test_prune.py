@@ -18,6 +18,7 @@ from pitr.archive.local import LocalStore
 from pitr.archive.store import Store
 from pitr.errors import PreconditionFailed
 from pitr.operations.clock import now_us
+from pitr.postgres.backup import chunks
 from pitr.postgres.base.archive import BaseArchive
 from pitr.postgres.base.object import BASE_PREFIX, PACK_PREFIX
 from pitr.postgres.catalog.catalog_map import CatalogMap
@@ -57,8 +58,11 @@ class Site:
 
 
 @pytest.fixture
-def site(make_server: ServerMaker, tmp_path: Path) -> Iterator[Site]:
-    """Make a source with three bases and a mark after each."""
+def site(
+    make_server: ServerMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Site]:
+    """Make a source with three bases and a mark after each; packs are small, so that some go."""
+    monkeypatch.setattr(chunks, "PACK_BYTES", 1 << 18)
     server = make_server(settings={"wal_keep_size": "1GB"}, segment_megabytes=1)
     server.query("CREATE TABLE orders (id int PRIMARY KEY, item text)")
     with world_folder() as sidecars:
@@ -67,7 +71,10 @@ def site(make_server: ServerMaker, tmp_path: Path) -> Iterator[Site]:
         succeed(tmp_path, "init", server.url(), "--archive", "archive")
         made = Site(server, tmp_path)
         for number, name in enumerate(("first", "second", "third")):
+            noise = "md5(random()::text) || md5(random()::text)"
+            server.query(f"CREATE TABLE noise AS SELECT {noise} FROM generate_series(1, 20000)")
             take(server, made.store)
+            server.query("DROP TABLE noise")
             low = number * 20_000
             server.query(
                 f"INSERT INTO orders SELECT i, md5(i::text) FROM generate_series({low + 1},"

@@ -92,6 +92,6 @@ def test_claim_of_another_machine_lapses() -> None:
         assert [state.holder.host for state in others(store, ClaimKind.PRUNE, own)] == ["there"]
         with pytest.raises(PreconditionFailed, match="prune of this archive is running"):
             wait_for_others(store, ClaimKind.PRUNE, own, wait_seconds=0.01, pause_seconds=0.001)
-        store.put(PREFIX + elsewhere.nonce,
-                  encode_document(b"CLAM", ClaimState(ClaimKind.PRUNE, elsewhere, 0, 0)))  # fmt: skip
+        lapsed = ClaimState(ClaimKind.PRUNE, elsewhere, 0, 0)
+        store.put(PREFIX + elsewhere.nonce, encode_document(b"CLAM", lapsed))
         wait_for_others(store, ClaimKind.PRUNE, own, wait_seconds=0.01)
