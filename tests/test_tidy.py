@@ -35,6 +35,7 @@ OWNERS = {
     "click": "pitr.cli",
     "google_crc32c": "pitr.postgres.wal",
     "obstore": "pitr.archive.cloud",
+    "pglast": "pitr.postgres",
     "psycopg": "pitr.postgres",
     "whenever": "pitr.target_text",
 }
