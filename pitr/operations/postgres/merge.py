@@ -38,8 +38,9 @@ def merge(settings: Settings, wish: MergeWish, *, confirm: Confirm, on_step: OnS
     recovery_id = wish.saved.recovery if wish.saved else wish.recovery_id
     options = wish.saved.options if wish.saved else wish.options
     tables = wish.saved.chosen if wish.saved else wish.tables
-    classifier = Classifier(options)
     with open_recovery(settings, recovery_id, tables=tables, program="pitr merge") as opened:
+        request = plan_request(opened, options, tables)
+        classifier = Classifier(request.options)
         run = Run(
             state=settings.state,
             recovery=opened.recovery.id,
@@ -53,7 +54,7 @@ def merge(settings: Settings, wish: MergeWish, *, confirm: Confirm, on_step: OnS
             classify=classifier.classify,
             again=classifier.again,
         )
-        return run_plan(opened.states, plan_request(opened, options, tables), run)
+        return run_plan(opened.states, request, run)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
