@@ -19,7 +19,16 @@ from pitr.operations.postgres.plan import plan_request
 from pitr.postgres.diff.states import States, comparing
 from pitr.postgres.live.connection import Connection
 from pitr.postgres.live.faults import server_faults
-from pitr.postgres.merge.apply import Again, Applied, Classify, MergeRun, apply_plan, stale
+from pitr.postgres.merge.apply import (
+    Again,
+    Applied,
+    Classify,
+    MergeRun,
+    Record,
+    Transaction,
+    apply_plan,
+    stale,
+)
 from pitr.postgres.merge.kin import Classifier
 from pitr.postgres.merge.plan import PlanRequest, PreparedPlan, make_plan
 from pitr.postgres.merge.writability import lacking_rights
@@ -126,10 +135,10 @@ def _apply(states: States, request: PlanRequest, run: Run, expected: str | None)
         return _result(new, applied)
 
 
-def _recorder(
-    new: NewMerge, run: Run
-) -> Callable[[str, tuple[WrittenTable, ...], PreparedPlan], None]:
-    def record(xid: str, tables: tuple[WrittenTable, ...], prepared: PreparedPlan) -> None:
+def _recorder(new: NewMerge, run: Run) -> Record:
+    def record(
+        transaction: Transaction, tables: tuple[WrittenTable, ...], prepared: PreparedPlan
+    ) -> None:
         plan = prepared.plan
         new.seal(
             MergeRecord(
@@ -142,7 +151,8 @@ def _recorder(
                 tables=_merged_tables(tables),
                 skipped=plan.actions[Action.SKIP],
                 rebuilt=(),
-                xid=xid,
+                xid=transaction.xid,
+                held=transaction.held,
             )
         )
 
