@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pitr.config import Settings
 from pitr.errors import PreconditionFailed
 from pitr.operations.engine import wired
-from pitr.operations.merge import LOCK_SECONDS, Confirm, MergeResult
+from pitr.operations.merge import LOCK_SECONDS, Confirm, MergeResult, unheard
 from pitr.recovery.merges import KeptMerge, list_merges, read_merge
+from pitr.vocabulary.event import OnEvent
 from pitr.vocabulary.plan import MergeOutcome, OnStep
 from pitr.vocabulary.row_class import ConflictPolicy
 
@@ -21,6 +22,8 @@ class UndoWish:
     on_conflict: ConflictPolicy = ConflictPolicy.ABORT
     is_agreed: bool = False
     lock_seconds: float = LOCK_SECONDS
+    statement_seconds: float = 0.0
+    report: OnEvent = unheard
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pitr.config import Settings
 from pitr.operations.clock import now_us
-from pitr.operations.merge import Confirm, MergeResult, MergeWish
+from pitr.operations.merge import Confirm, MergeResult, MergeWish, unheard
 from pitr.operations.postgres.comparing import open_recovery
 from pitr.operations.postgres.plan import plan_request
 from pitr.postgres.diff.states import States, comparing
@@ -34,6 +34,7 @@ from pitr.postgres.merge.plan import PlanRequest, PreparedPlan, make_plan
 from pitr.postgres.merge.writability import lacking_rights
 from pitr.postgres.merge.writing import WrittenTable
 from pitr.recovery.merges import MergedTable, MergeRecord, NewMerge, new_merge
+from pitr.vocabulary.event import OnEvent
 from pitr.vocabulary.plan import BlockerKind, MergeOutcome, MergeStep, OnStep, Plan, SavedPlan
 from pitr.vocabulary.row_class import Action
 
@@ -57,6 +58,8 @@ def merge(settings: Settings, wish: MergeWish, *, confirm: Confirm, on_step: OnS
             is_agreed=wish.is_agreed,
             saved=wish.saved,
             lock_seconds=wish.lock_seconds,
+            statement_seconds=wish.statement_seconds,
+            report=wish.report,
             confirm=confirm,
             on_step=on_step,
             reconnect=opened.connect,
@@ -84,6 +87,8 @@ class Run:
     reconnect: Callable[[], Connection]
     classify: Classify
     again: Again
+    statement_seconds: float = 0.0
+    report: OnEvent = unheard
 
 
 def run_plan(states: States, request: PlanRequest, run: Run) -> MergeResult:
@@ -125,7 +130,9 @@ def _apply(states: States, request: PlanRequest, run: Run, expected: str | None)
                 discard=new.discard,
                 reconnect=run.reconnect,
                 on_step=run.on_step,
+                report=run.report,
                 lock_seconds=run.lock_seconds,
+                statement_seconds=run.statement_seconds,
             ),
         )
         if not applied.tables:

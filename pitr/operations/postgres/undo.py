@@ -64,6 +64,8 @@ def undo_merge(
         is_agreed=wish.is_agreed,
         saved=None,
         lock_seconds=wish.lock_seconds,
+        statement_seconds=wish.statement_seconds,
+        report=wish.report,
         confirm=confirm,
         on_step=on_step,
         reconnect=reconnect,

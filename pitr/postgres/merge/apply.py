@@ -35,6 +35,7 @@ from pitr.postgres.merge.outcome import hold_number, merge_outcome
 from pitr.postgres.merge.plan import PlanRequest, PreparedPlan, make_plan
 from pitr.postgres.merge.planned import PlannedTable
 from pitr.postgres.merge.verification import verify_written
+from pitr.postgres.merge.waiting import Waiting, telling_who_blocks
 from pitr.postgres.merge.writability import check_rights
 from pitr.postgres.merge.writing import WrittenTable, refused, write_all
 from pitr.postgres.tables.session import (
@@ -49,6 +50,7 @@ from pitr.postgres.tables.session import (
     value_of,
 )
 from pitr.recovery.merges import HeldNumber
+from pitr.vocabulary.event import Event, Level, OnEvent
 from pitr.vocabulary.plan import MergeOutcome, MergeStep, OnStep
 from pitr.vocabulary.row_class import Action
 
@@ -82,7 +84,8 @@ class MergeRun:
     to, None when the user agreed to whatever the plan is. `classify` stages and classifies,
     `again` classifies once more. `record` makes the record durable, given the transaction;
     `discard` removes it when that is known to be rolled back. `reconnect` opens live anew,
-    to ask what became of a COMMIT.
+    to ask what became of a COMMIT, and who blocks. `report` is told of waiting and of another
+    attempt; it may be called by another thread. No limit on statements for 0 `statement_seconds`.
     """
 
     folder: Path
@@ -93,6 +96,7 @@ class MergeRun:
     discard: Callable[[], None]
     reconnect: Callable[[], Connection]
     on_step: OnStep
+    report: OnEvent
     lock_seconds: float = 10.0
     statement_seconds: float = 0.0
     attempts: int = _ATTEMPTS
@@ -117,11 +121,19 @@ def apply_plan(states: States, request: PlanRequest, how: MergeRun) -> Applied:
     """
     for attempt in range(1, how.attempts + 1):
         try:
-            with _rolled_back(states.live), _said():
+            with (
+                _rolled_back(states.live),
+                telling_who_blocks(
+                    states.live, how.reconnect, how.report, how.lock_seconds
+                ) as waiting,
+                _said(waiting),
+            ):
                 return _once(states, request, how, attempt)
         except _Again as reason:
             if attempt == how.attempts:
                 raise reason.error from reason
+            tried = f"trying again, attempt {attempt + 1} of {how.attempts}"
+            how.report(Event(Level.INFO, tried, reason.error.detail))
             time.sleep(_PAUSE_SECONDS * 2**attempt)
         finally:
             _sweep(how.folder)
@@ -148,7 +160,7 @@ def _rolled_back(live: Connection) -> Iterator[None]:
 
 
 @contextmanager
-def _said() -> Iterator[None]:
+def _said(waiting: Waiting) -> Iterator[None]:
     """Turn what the server says into errors of ours."""
     try:
         yield
@@ -157,8 +169,14 @@ def _said() -> Iterator[None]:
     except errors.LockNotAvailable as error:
         raise DatabaseRefused(
             "a lock was not to be had in time; nothing was changed",
-            detail=_says(error),
+            detail=_says(error) + waiting.sentence,
             hint="Run the command again, or wait longer with --lock-timeout.",
+        ) from error
+    except errors.QueryCanceled as error:
+        raise DatabaseRefused(
+            "a statement of the merge was cancelled; nothing was changed",
+            detail=_says(error) + waiting.sentence,
+            hint="Run the command again, or allow more time with --statement-timeout.",
         ) from error
     except errors.IntegrityError as error:
         raise refused(_says(error)) from error
