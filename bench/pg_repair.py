@@ -51,7 +51,8 @@ _TABLE = (
 )
 _FILL = (
     "INSERT INTO orders SELECT i, i % 50000 * 7919 % 50000, 'item ' || i % 977,"
-    " 1 + i % 90000 / 100.0, repeat('note ' || i % 13 || ' ', 8), timestamptz '2026-01-01' + i * interval '1 second'"
+    " 1 + i % 90000 / 100.0, repeat('note ' || i % 13 || ' ', 8),"
+    " timestamptz '2026-01-01' + i * interval '1 second'"
     " FROM generate_series(1, {rows}) AS i"
 )
 _TWO_WAY = (
