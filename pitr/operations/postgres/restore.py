@@ -177,14 +177,14 @@ def _way(settings: Settings, request: RestoreRequest, now: int) -> _Way:
     reading = open_reading(settings)
     resolved = reading.resolve(request.target)
     bases = BaseArchive(reading.store)
-    base = bases.open(_nearest_base(reading, bases, resolved).id)
+    base = bases.open(nearest_base(reading, bases, resolved).id)
     stop = StopPoint(resolved.timeline, resolved.stop)
     source = open_source(base, reading.wal)
     archive = settings.needed_archive()
     return _Way(source, reading.index, stop, resolved.target, reading.database, archive)
 
 
-def _nearest_base(reading: Reading, bases: BaseArchive, resolved: ResolvedLsn) -> BaseInfo:
+def nearest_base(reading: Reading, bases: BaseArchive, resolved: ResolvedLsn) -> BaseInfo:
     """Return the newest base from which the WAL leads to a position without a gap.
 
     Raises OutsideWindow naming the bases that there are. A damaged manifest is passed over.
