@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import click
 
@@ -163,10 +163,15 @@ def _repair(settings: Settings, repair: GuardRepair) -> MergeResult:
             tables=repair.tables, target=repair.at, until=repair.until, compare=False
         )
         recovery = restore(settings, request, on_target=echo_target).recovery
-    wish = MergeWish(
-        recovery_id=recovery.id, options=MergeOptions(create_missing=True), is_agreed=True
-    )
-    return merge_now(settings, wish, yes=True)
+    options = MergeOptions(create_missing=True)
+    wish = MergeWish(recovery_id=recovery.id, options=options, is_agreed=True)
+    result = merge_now(settings, wish, yes=True)
+    there = tuple(table for table in repair.tables if table not in repair.dropped)
+    if not (result.plan.blocking and repair.dropped and there):
+        return result
+    # Not every engine can make a table again: its rows are kept in the sidecar, the others go back.
+    note(f"not repaired: {', '.join(repair.dropped)}, which the sidecar of {recovery.id} has")
+    return merge_now(settings, replace(wish, tables=there), yes=True)
 
 
 # --- telling -------------------------------------------------------------------------------------

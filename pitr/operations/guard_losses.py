@@ -111,9 +111,13 @@ def _did(loss: TableLoss, word: str) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GuardRepair:
-    """What brings back what was lost: `revert` of one transaction, or else `restore` of a span."""
+    """What brings back what was lost: `revert` of one transaction, or else `restore` of a span.
+
+    `dropped` are those of the tables that are gone.
+    """
 
     tables: tuple[str, ...]
+    dropped: tuple[str, ...] = ()
     transaction: str | None = None
     at: str = ""
     until: str = ""
@@ -144,6 +148,8 @@ def repair_of(
     touching = [
         one for one in transactions if any(is_any or change.table in names for change in one.tables)
     ]
+    dropped = tuple(loss.table for loss in lost if loss.dropped)
     if len(touching) == 1 and touching[0].kind == "commit":
-        return GuardRepair(tables=names, transaction=touching[0].position)
-    return GuardRepair(tables=names, at=f"name:{before}", until=f"name:{after}")
+        return GuardRepair(tables=names, dropped=dropped, transaction=touching[0].position)
+    at, until = f"name:{before}", f"name:{after}"
+    return GuardRepair(tables=names, dropped=dropped, at=at, until=until)

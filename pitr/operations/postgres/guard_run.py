@@ -20,8 +20,7 @@ from pitr.postgres.catalog.catalog_reader import CatalogReader
 from pitr.postgres.index.ends import TransactionEnd
 from pitr.postgres.live.connection import Connection, connect
 from pitr.postgres.log.stamp import OPTION, stamped_ends, why_unusable
-from pitr.postgres.tables.columns import TableColumns, dropped_columns, read_columns
-from pitr.vocabulary.change import Transaction
+from pitr.postgres.tables.columns import TableColumns, dropped_columns, dropping_xids, read_columns
 from pitr.vocabulary.position import Lsn
 
 _PROGRAM = "pitr guard"
@@ -71,12 +70,14 @@ def _finish(
     _read_catalog(settings, store)
     request = LogRequest((), f"name:{before.name}", f"name:{after.name}", limit=None)
     found = log_transactions(settings, request)
-    ends = _stamped(settings, before, after, found) if reason is None else []
+    xids = {one.xid for one in found if one.xid is not None}
+    altering = dropping_xids(tables, now)
+    ends = _stamped(settings, before, after, xids | altering) if reason is None else []
     own = {end.xid for end in ends}
-    is_told = bool(ends) or not found
+    is_told = bool(ends) or not (found or altering)
     if not is_told:
-        own = {one.xid for one in found if one.xid is not None}
-    xids = own.union(*(end.subxids for end in ends))
+        own = xids
+    with_subxids = own.union(*(end.subxids for end in ends))
     transactions = [one for one in found if one.xid in own]
     return WatchedCommand(
         transactions=transactions,
@@ -85,7 +86,7 @@ def _finish(
         by=BY_XID if is_told else BY_WINDOW,
         doubt=None if is_told or by_window else reason or _NOT_STAMPED,
         may_repair=is_told or by_window,
-        columns=dropped_columns(tables, now, xids if is_told else None),
+        columns=dropped_columns(tables, now, with_subxids if is_told else None),
         empty=_empty(tables),
     )
 
@@ -97,11 +98,10 @@ _NOT_STAMPED = (
 
 
 def _stamped(
-    settings: Settings, before: Mark, after: Mark, found: list[Transaction]
+    settings: Settings, before: Mark, after: Mark, wanted: set[int]
 ) -> list[TransactionEnd]:
     reading = open_reading(settings)
     begin, end = (Lsn.parse(one.position.removeprefix("lsn:")) for one in (before, after))
-    wanted = {one.xid for one in found if one.xid is not None}
     return stamped_ends(reading.index, reading.wal, reading.timeline, begin, end, wanted)
 
 

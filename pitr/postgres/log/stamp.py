@@ -50,15 +50,19 @@ def stamped_ends(
     end: Lsn,
     wanted: Collection[int],
 ) -> list[TransactionEnd]:
-    """Return the ends of those of these transactions in (begin, end] that carry the stamp.
+    """Return the ends in (begin, end] that carry the stamp, of those transactions that are wanted.
 
+       `wanted` are xids, also of sub-transactions.
     Of the WAL only their commit records are read. Raises ArchiveGap, CorruptObject, CorruptWal.
     """
+    known = frozenset(wanted)
     return [
         item
         for part in index.parts(timeline, begin.value, end.value)
         for item in ends_of(index, part)
-        if item.is_commit and item.xid in wanted and _is_stamped(wal, timeline, item)
+        if item.is_commit
+        and not known.isdisjoint((item.xid, *item.subxids))
+        and _is_stamped(wal, timeline, item)
     ]
 
 

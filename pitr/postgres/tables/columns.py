@@ -60,3 +60,14 @@ def dropped_columns(
         if names:
             found[str(table.table)] = tuple(names)
     return found
+
+
+def dropping_xids(before: dict[int, TableColumns], after: dict[int, TableColumns]) -> set[int]:
+    """Return the xids of the transactions or sub-transactions that dropped columns in between."""
+    return {
+        xid
+        for oid, table in before.items()
+        if oid in after
+        for number, xid in after[oid].dropped.items()
+        if number in table.columns
+    }
