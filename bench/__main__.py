@@ -16,6 +16,7 @@ from bench import (
     diff,
     history,
     merge,
+    pg_repair,
     reading,
     restore,
     surgical,
@@ -39,6 +40,8 @@ BENCHMARKS: dict[str, Callable[[Size], Result]] = {
     "wal-stream": wal_stream.run,
     "base-backup": base_backup.run,
     "surgical": surgical.run,
+    "pg-merge": pg_repair.run_merge,
+    "pg-diff": pg_repair.run_diff,
 }
 
 

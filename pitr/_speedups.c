@@ -807,24 +807,41 @@ static const uint8_t *get_zigzag(const uint8_t *p, const uint8_t *end, int64_t *
 }
 
 static int bits_of(uint64_t value) {
+#if defined(__GNUC__)
+    return value ? 64 - __builtin_clzll(value) : 0;
+#else
     int bits = 0;
     while (value) {
         bits++;
         value >>= 1;
     }
     return bits;
+#endif
+}
+
+static uint8_t *put_bytes(uint8_t *p, uint64_t value, int bits) {
+    for (int done = 0; done < bits; done += 8) {
+        *p++ = (uint8_t)(value >> done);
+    }
+    return p;
 }
 
 /* Values of `size` bits one after the other, the lowest bit first; p has room for a miniblock. */
 static void pack_bits(uint8_t *p, const uint64_t *values, int count, int size) {
-    memset(p, 0, (size_t)size * DELTA_MINIBLOCK / 8);
-    for (int i = 0, at = 0; i < count; i++, at += size) {
-        for (int done = 0; done < size;) {
-            int shift = (at + done) & 7;
-            p[(at + done) >> 3] |= (uint8_t)(values[i] >> done << shift);
-            done += 8 - shift;
+    uint8_t *end = p + size * DELTA_MINIBLOCK / 8;
+    uint64_t word = 0;
+    int filled = 0;
+    for (int i = 0; i < count && size; i++) {
+        word |= values[i] << filled;
+        filled += size;
+        if (filled >= 64) {
+            p = put_bytes(p, word, 64);
+            filled -= 64;
+            word = filled ? values[i] >> (size - filled) : 0;
         }
     }
+    p = put_bytes(p, word, filled);
+    memset(p, 0, (size_t)(end - p));
 }
 
 static uint64_t unpack_bits(const uint8_t *p, int at, int size) {
@@ -837,21 +854,36 @@ static uint64_t unpack_bits(const uint8_t *p, int at, int size) {
     return size == 64 ? value : value & (((uint64_t)1 << size) - 1);
 }
 
+/* The n differences of n + 1 values that follow each other, as signed; returns the least one. */
+static int64_t load_deltas(uint64_t *deltas, const uint8_t *values, int n, int width) {
+    int64_t least = INT64_MAX;
+    if (width == 4) {
+        for (int i = 0; i < n; i++) {
+            uint32_t pair[2];
+            memcpy(pair, values + 4 * i, sizeof pair);
+            int64_t delta = (int32_t)(pair[1] - pair[0]);
+            deltas[i] = (uint64_t)delta;
+            least = delta < least ? delta : least;
+        }
+    } else {
+        for (int i = 0; i < n; i++) {
+            uint64_t pair[2];
+            memcpy(pair, values + 8 * i, sizeof pair);
+            int64_t delta = (int64_t)(pair[1] - pair[0]);
+            deltas[i] = (uint64_t)delta;
+            least = delta < least ? delta : least;
+        }
+    }
+    return least;
+}
+
 static uint8_t *encode_deltas(
     uint8_t *p, const uint8_t *column, Py_ssize_t count, int width
 ) {
     uint64_t mask = width == 4 ? 0xFFFFFFFFu : ~(uint64_t)0, deltas[DELTA_BLOCK];
     for (Py_ssize_t begin = 1; begin < count; begin += DELTA_BLOCK) {
         int n = count - begin < DELTA_BLOCK ? (int)(count - begin) : DELTA_BLOCK;
-        int64_t least = INT64_MAX;
-        uint64_t before = load_value(column + (begin - 1) * width, width);
-        for (int i = 0; i < n; i++) {
-            uint64_t value = load_value(column + (begin + i) * width, width);
-            int64_t delta = as_signed(value - before, width);
-            deltas[i] = (uint64_t)delta;
-            least = delta < least ? delta : least;
-            before = value;
-        }
+        int64_t least = load_deltas(deltas, column + (begin - 1) * width, n, width);
         p = put_zigzag(p, least);
         uint8_t *widths = p;
         memset(widths, 0, DELTA_MINIBLOCKS);
@@ -1103,6 +1135,30 @@ static PyObject *take_rows(PyObject *module, PyObject *args) {
     return result;
 }
 
+#define BOUNDS(type)                                                       \
+    do {                                                                   \
+        const type *values = column;                                       \
+        type low = values[0], high = values[0];                            \
+        for (size_t i = 1; i < count; i++) {                               \
+            low = values[i] < low ? values[i] : low;                       \
+            high = values[i] > high ? values[i] : high;                    \
+        }                                                                  \
+        *least = low;                                                      \
+        *greatest = high;                                                  \
+        return;                                                            \
+    } while (0)
+
+static void find_bounds(
+    const void *column, size_t count, int width, uint64_t *least, uint64_t *greatest
+) {
+    switch (width) {
+    case 8: BOUNDS(uint64_t);
+    case 4: BOUNDS(uint32_t);
+    case 2: BOUNDS(uint16_t);
+    default: BOUNDS(uint8_t);
+    }
+}
+
 PyDoc_STRVAR(column_bounds_doc,
 "column_bounds(column, width) -> (least, greatest)\n\n"
 "Return the bounds of a column that is not empty. Raises ValueError.");
@@ -1119,15 +1175,134 @@ static PyObject *column_bounds(PyObject *module, PyObject *args) {
         PyErr_SetString(PyExc_ValueError, "not a column of this width");
         return NULL;
     }
-    uint64_t least = UINT64_MAX, greatest = 0;
-    const uint8_t *p = column.buf, *end = p + column.len;
-    for (; p < end; p += width) {
-        uint64_t value = load_value(p, width);
-        least = value < least ? value : least;
-        greatest = value > greatest ? value : greatest;
+    uint64_t least, greatest;
+    PyThreadState *state = column.len >= RELEASE_BYTES ? PyEval_SaveThread() : NULL;
+    find_bounds(column.buf, (size_t)(column.len / width), width, &least, &greatest);
+    if (state != NULL) {
+        PyEval_RestoreThread(state);
     }
     PyBuffer_Release(&column);
     return Py_BuildValue("KK", (unsigned long long)least, (unsigned long long)greatest);
+}
+
+/* From PostgreSQL's epoch, 2000, to that of 1970. */
+#define EPOCH_SHIFT_US INT64_C(946684800000000)
+
+/* What the index asks of a scan's columns beside: where records end, when transactions do, and which
+   records have no block reference. */
+
+PyDoc_STRVAR(record_ends_doc,
+"record_ends(lsns, lengths, segment_bytes) -> bytes\n\n"
+"Return for each record the LSN at which the next one can begin. Raises ValueError.");
+
+static PyObject *record_ends(PyObject *module, PyObject *args) {
+    Py_buffer lsns, lengths;
+    unsigned long long segment;
+    PyObject *result = NULL;
+    if (!PyArg_ParseTuple(args, "y*y*K", &lsns, &lengths, &segment)) {
+        return NULL;
+    }
+    Py_ssize_t count = lengths.len / 4;
+    if (lengths.len % 4 != 0 || lsns.len != 8 * count || segment < WAL_PAGE
+        || segment & (segment - 1)) {
+        PyErr_SetString(PyExc_ValueError, "not the columns of records");
+    } else if ((result = PyBytes_FromStringAndSize(NULL, 8 * count)) != NULL) {
+        uint64_t *ends = (uint64_t *)PyBytes_AS_STRING(result);
+        const uint64_t *begin = lsns.buf;
+        const uint32_t *length = lengths.buf;
+        PyThreadState *state = lsns.len >= RELEASE_BYTES ? PyEval_SaveThread() : NULL;
+        for (Py_ssize_t i = 0; i < count; i++) {
+            uint64_t at = begin[i], content = length[i], left;
+            for (;;) {
+                if (at % WAL_PAGE == 0) {
+                    at += at % segment ? 24 : 40;
+                }
+                left = WAL_PAGE - at % WAL_PAGE;
+                if (content <= left) {
+                    break;
+                }
+                content -= left;
+                at += left;
+            }
+            ends[i] = (at + content + 7) & ~(uint64_t)7;
+        }
+        if (state != NULL) {
+            PyEval_RestoreThread(state);
+        }
+    }
+    PyBuffer_Release(&lsns);
+    PyBuffer_Release(&lengths);
+    return result;
+}
+
+PyDoc_STRVAR(take_times_doc,
+"take_times(data, ends) -> bytes\n\n"
+"Return the times that end at these offsets (8 bytes each) of data, from 1970. Raises IndexError.");
+
+static PyObject *take_times(PyObject *module, PyObject *args) {
+    Py_buffer data, ends;
+    PyObject *result = NULL;
+    if (!PyArg_ParseTuple(args, "y*y*", &data, &ends)) {
+        return NULL;
+    }
+    if (ends.len % 8 != 0) {
+        PyErr_SetString(PyExc_ValueError, "not a column of offsets");
+    } else if ((result = PyBytes_FromStringAndSize(NULL, ends.len)) != NULL) {
+        uint64_t *times = (uint64_t *)PyBytes_AS_STRING(result);
+        const uint64_t *end = ends.buf;
+        const uint8_t *begin = data.buf;
+        for (Py_ssize_t i = 0; i < ends.len / 8; i++) {
+            if (end[i] < 8 || end[i] > (uint64_t)data.len) {
+                Py_CLEAR(result);
+                PyErr_SetString(PyExc_IndexError, "an offset beyond the data");
+                break;
+            }
+            int64_t time = (int64_t)little_long(begin + end[i] - 8);
+            times[i] = time > -EPOCH_SHIFT_US ? (uint64_t)time + EPOCH_SHIFT_US : 0;
+        }
+    }
+    PyBuffer_Release(&data);
+    PyBuffer_Release(&ends);
+    return result;
+}
+
+PyDoc_STRVAR(other_rows_doc,
+"other_rows(count, named) -> order\n\n"
+"Return the row numbers below count that named (4 bytes each) does not have. Raises IndexError.");
+
+static PyObject *other_rows(PyObject *module, PyObject *args) {
+    Py_buffer named;
+    Py_ssize_t count, left = 0;
+    uint8_t *seen = NULL;
+    PyObject *result = NULL;
+    if (!PyArg_ParseTuple(args, "ny*", &count, &named)) {
+        return NULL;
+    }
+    if (named.len % 4 != 0 || count < 0 || count > UINT32_MAX) {
+        PyErr_SetString(PyExc_ValueError, "not a column of row numbers");
+    } else if ((seen = PyMem_RawCalloc((size_t)count + 1, 1)) == NULL) {
+        PyErr_NoMemory();
+    } else {
+        const uint32_t *row = named.buf;
+        Py_ssize_t at = 0;
+        for (left = count; at < named.len / 4 && row[at] < count; at++) {
+            left -= !seen[row[at]];
+            seen[row[at]] = 1;
+        }
+        if (at < named.len / 4) {
+            PyErr_SetString(PyExc_IndexError, "a row number beyond the column");
+        } else if ((result = PyBytes_FromStringAndSize(NULL, 4 * left)) != NULL) {
+            uint32_t *to = (uint32_t *)PyBytes_AS_STRING(result);
+            for (Py_ssize_t i = 0; i < count; i++) {
+                if (!seen[i]) {
+                    *to++ = (uint32_t)i;
+                }
+            }
+        }
+    }
+    PyMem_RawFree(seen);
+    PyBuffer_Release(&named);
+    return result;
 }
 
 /* ---- PostgreSQL's data pages: docs/formats/postgres-archive.md, "Page checksums"; twin of
@@ -1244,6 +1419,9 @@ static PyMethodDef methods[] = {
     {"sort_rows", sort_rows, METH_VARARGS, sort_rows_doc},
     {"column_bounds", column_bounds, METH_VARARGS, column_bounds_doc},
     {"take_rows", take_rows, METH_VARARGS, take_rows_doc},
+    {"record_ends", record_ends, METH_VARARGS, record_ends_doc},
+    {"take_times", take_times, METH_VARARGS, take_times_doc},
+    {"other_rows", other_rows, METH_VARARGS, other_rows_doc},
     {"wal_checksum", wal_checksum, METH_VARARGS, wal_checksum_doc},
     {"verify_frames", verify_frames, METH_VARARGS, verify_frames_doc},
     {"scan_wal", scan_wal, METH_VARARGS, scan_wal_doc},

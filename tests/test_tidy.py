@@ -36,6 +36,7 @@ OWNERS = {
     "cryptography": "pitr.archive.sealing",
     "google_crc32c": "pitr.postgres.wal",
     "obstore": "pitr.archive.cloud",
+    "pglast": "pitr.postgres",
     "psycopg": "pitr.postgres",
     "whenever": "pitr.target_text",
 }

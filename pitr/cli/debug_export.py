@@ -19,6 +19,12 @@ from pitr.vocabulary.position import Lsn
 @click.option("--base", metavar="ID", help="Which base; else the newest that fits.")
 @click.option("--until", metavar="LSN", help="Where the WAL shall end; else with the archive.")
 @click.option(
+    "--timeline",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Which timeline the WAL shall lead to; else the newest.",
+)
+@click.option(
     "--tablespaces",
     type=click.Path(path_type=Path),
     metavar="FOLDER",
@@ -30,6 +36,7 @@ def debug_export(
     folder: Path,
     base: str | None,
     until: str | None,
+    timeline: int | None,
     tablespaces: Path | None,
     config: str | None,
     source: str | None,
@@ -40,11 +47,13 @@ def debug_export(
     """Write a PostgreSQL base and its WAL as a data directory.
 
     As pg_basebackup would have written it: pg_verifybackup accepts it, and a server that is
-    started on it replays the WAL. Tablespaces are linked to where they are written.
+    started on it replays the WAL. Tablespaces are linked to where they are written. When the WAL
+    leads to another timeline than the base's, the folder is set to recover to it, and the server
+    begins a timeline of its own there, as PostgreSQL does.
     """
     settings = settings_of(config, source, archive)
     beside = tablespaces or folder.absolute().with_name(f"{folder.absolute().name}-tablespaces")
-    wish = ExportWish(folder, beside, base, _lsn(until))
+    wish = ExportWish(folder, beside, base, _lsn(until), timeline)
     done = export(settings, wish, Reporter(as_json=as_json).report)
     if as_json:
         emit_json(
@@ -54,12 +63,14 @@ def debug_export(
                 "bytes": done.bytes,
                 "segments": done.segments,
                 "until": f"lsn:{done.until}",
+                "timeline": done.timeline,
             }
         )
     else:
         emit(
             f"{done.folder}: base {done.base}, {bytes_text(done.bytes)}, "
-            f"{count_text(done.segments, 'WAL segment')} up to lsn:{done.until}"
+            f"{count_text(done.segments, 'WAL segment')} up to lsn:{done.until} of timeline "
+            f"{done.timeline}"
         )
 
 

@@ -35,6 +35,7 @@ COMMANDS = LazyCommands(
         "plan": "pitr.cli.merge_commands:plan",
         "merge": "pitr.cli.merge_commands:merge",
         "undo": "pitr.cli.merge_commands:undo",
+        "guard": "pitr.cli.guard_command:guard",
         "verify": "pitr.cli.archive_commands:verify",
         "prune": "pitr.cli.prune_command:prune",
         "key": "pitr.cli.key_commands:key",

@@ -23,6 +23,7 @@ from pitr.operations.plan import PlanWish, plan_recovery
 from pitr.operations.undo import UndoWish
 from pitr.operations.undo import undo as undo_merge
 from pitr.target_text import format_time
+from pitr.vocabulary.event import Event
 from pitr.vocabulary.plan import (
     Blocker,
     MergeOptions,
@@ -95,6 +96,11 @@ def _writing_options(function: F) -> F:
             metavar="DURATION",
             help="How long to wait for other writers.",
         ),
+        click.option(
+            "--statement-timeout",
+            metavar="DURATION",
+            help="How long each statement may take (PostgreSQL). No limit without it.",
+        ),
         click.option("--yes", is_flag=True, help="Write without asking."),
     ):
         function = option(function)
@@ -124,11 +130,23 @@ def _set_column(text: str) -> tuple[str, str]:
     return column.strip(), expression.strip()
 
 
-def _seconds(text: str) -> float:
+def _seconds(option: str, text: str) -> float:
     try:
         return parse_duration_us(text) / 1_000_000
     except ValueError as error:
-        raise UsageError(f"--lock-timeout {text} is not understood", detail=str(error)) from None
+        raise UsageError(f"{option} {text} is not understood", detail=str(error)) from None
+
+
+def _limits(lock_timeout: str, statement_timeout: str | None) -> dict[str, float]:
+    """Return what a wish says of waiting. Raises UsageError."""
+    found = {"lock_seconds": _seconds("--lock-timeout", lock_timeout)}
+    if statement_timeout is not None:
+        found["statement_seconds"] = _seconds("--statement-timeout", statement_timeout)
+    return found
+
+
+def _report(event: Event) -> None:
+    note(f"{event.message}: {event.detail}" if event.detail else event.message)
 
 
 # --- commands ------------------------------------------------------------------------------------
@@ -192,6 +210,7 @@ def merge(
     plan_file: str | None,
     tables: tuple[str, ...],
     lock_timeout: str,
+    statement_timeout: str | None,
     config: str | None,
     source: str | None,
     archive: str | None,
@@ -218,7 +237,8 @@ def merge(
         options=merge_options(how),
         saved=_read_plan(plan_file) if plan_file else None,
         is_agreed=yes,
-        lock_seconds=_seconds(lock_timeout),
+        report=_report,
+        **_limits(lock_timeout, statement_timeout),
     )
     emit_result(merge_now(settings, wish, yes=yes), as_json=as_json)
 
@@ -244,6 +264,7 @@ def undo(
     merge_id: str,
     on_conflict: str,
     lock_timeout: str,
+    statement_timeout: str | None,
     config: str | None,
     source: str | None,
     archive: str | None,
@@ -261,7 +282,8 @@ def undo(
         merge_id=merge_id,
         on_conflict=ConflictPolicy(on_conflict),
         is_agreed=yes,
-        lock_seconds=_seconds(lock_timeout),
+        report=_report,
+        **_limits(lock_timeout, statement_timeout),
     )
     confirm = _confirming("undo", yes=yes)
     emit_result(undo_merge(settings, wish, confirm=confirm, on_step=_on_step), as_json=as_json)

@@ -31,6 +31,18 @@ from pitr.vocabulary.target import ResolvedTarget
 tables_option = click.option(
     "-t", "--table", "tables", multiple=True, metavar="TABLE", help="A table; repeatable."
 )
+with_parents_option = click.option(
+    "--with-parents",
+    is_flag=True,
+    help="A merge of it also brings back missing rows that foreign keys name. PostgreSQL: their "
+    "tables come along.",
+)
+with_children_option = click.option(
+    "--with-children",
+    is_flag=True,
+    help="A merge of it also brings back rows that went by ON DELETE CASCADE, or forgot their "
+    "parent. PostgreSQL: their tables come along.",
+)
 
 
 def echo_target(target: ResolvedTarget) -> None:

@@ -9,7 +9,12 @@ import click
 
 from pitr.cli.merge_commands import emit_result, merge_now, require_agreement, result_document
 from pitr.cli.options import TARGET_FORMS, json_option, settings_of, source_options
-from pitr.cli.past import echo_target, tables_option
+from pitr.cli.past import (
+    echo_target,
+    tables_option,
+    with_children_option,
+    with_parents_option,
+)
 from pitr.cli.render import bytes_text, emit, emit_json, note, table_text, target_json
 from pitr.cli.settled import report_settled
 from pitr.config import Settings
@@ -36,12 +41,8 @@ from pitr.operations.restore import restore as restore_tables
 @click.option("--to", metavar="FILE", help="Where to write the sidecar; must not exist.")
 @click.option("--no-compare", is_flag=True, help="Do not count against the live database.")
 @click.option("--merge", is_flag=True, help="Then merge, as 'pitr merge' does, asking first.")
-@click.option(
-    "--with-parents",
-    is_flag=True,
-    help="A merge of it also brings back missing rows that foreign keys name, out of the archive. "
-    "PostgreSQL: their tables come along.",
-)
+@with_parents_option
+@with_children_option
 @click.option("--yes", is_flag=True, help="With --merge: write without asking.")
 @click.option("--database", metavar="NAME", help="PostgreSQL: the database of the tables.")
 @click.option(
@@ -75,6 +76,7 @@ def restore(
     no_compare: bool,
     merge: bool,
     with_parents: bool,
+    with_children: bool,
     yes: bool,
     as_json: bool,
 ) -> None:
@@ -103,6 +105,7 @@ def restore(
         where=where,
         columns=_column_names(columns),
         with_parents=with_parents,
+        with_children=with_children,
         destination=None if to is None else destination(to),
         compare=not no_compare,
         database=database,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from pitr.cli.options import json_option, settings_of, source_options
-from pitr.cli.past import echo_target
+from pitr.cli.past import echo_target, with_children_option, with_parents_option
 from pitr.cli.restore_command import destination, emit_restored
 from pitr.operations.revert import RevertRequest
 from pitr.operations.revert import revert as revert_transaction
@@ -17,6 +17,8 @@ from pitr.operations.revert import revert as revert_transaction
     "-t", "--table", "tables", multiple=True, metavar="TABLE", help="Only this table; repeatable."
 )
 @click.option("--to", metavar="FILE", help="Where to write the sidecar; must not exist.")
+@with_parents_option
+@with_children_option
 @click.option("--no-compare", is_flag=True, help="Do not count against the live database.")
 @source_options
 @json_option
@@ -29,6 +31,8 @@ def revert(
     archive: str | None,
     *,
     no_compare: bool,
+    with_parents: bool,
+    with_children: bool,
     as_json: bool,
 ) -> None:
     """Make a recovery of exactly what one transaction changed.
@@ -42,6 +46,8 @@ def revert(
         tables=tables,
         destination=None if to is None else destination(to),
         compare=not no_compare,
+        with_parents=with_parents,
+        with_children=with_children,
     )
     settings = settings_of(config, source, archive)
     outcome = revert_transaction(settings, request, on_target=echo_target)

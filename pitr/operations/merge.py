@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pitr.config import Settings
 from pitr.operations.engine import wired
 from pitr.recovery.folder import read_recovery
+from pitr.vocabulary.event import Event, OnEvent
 from pitr.vocabulary.plan import MergeOptions, OnStep, Plan, SavedPlan
 from pitr.vocabulary.row_class import Action
 
@@ -15,12 +16,17 @@ LOCK_SECONDS = 10.0
 Confirm = Callable[[Plan], None]
 
 
+def unheard(event: Event) -> None:
+    """Take an event that nobody wants to hear of."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MergeWish:
     """Which recovery (the newest when None) and tables (all when empty) to merge, and how.
 
     `saved` is a plan that must come out the same again. `is_agreed` says that the user agreed in
-    advance to whatever the plan is.
+    advance to whatever the plan is. `statement_seconds` limits each statement of PostgreSQL, 0 for
+    no limit. `report` is told, by any thread, for whom the merge waits.
     """
 
     recovery_id: str | None = None
@@ -29,6 +35,8 @@ class MergeWish:
     saved: SavedPlan | None = None
     is_agreed: bool = False
     lock_seconds: float = LOCK_SECONDS
+    statement_seconds: float = 0.0
+    report: OnEvent = unheard
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

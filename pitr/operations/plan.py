@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pitr.config import Settings
 from pitr.operations.engine import wired
-from pitr.recovery.folder import read_recovery
+from pitr.recovery.folder import Recovery, read_recovery
 from pitr.vocabulary.plan import MergeOptions, Plan
 
 
@@ -27,3 +27,12 @@ def plan_recovery(settings: Settings, wish: PlanWish) -> Plan:
     """
     engine = read_recovery(settings.state, wish.recovery_id).engine
     return wired(plan_recovery, engine)(settings, wish)
+
+
+def with_kin(recovery: Recovery, options: MergeOptions) -> MergeOptions:
+    """Return the options with what was said about kin when the recovery was made."""
+    return replace(
+        options,
+        with_parents=options.with_parents or recovery.with_parents,
+        with_children=options.with_children or recovery.with_children,
+    )

@@ -43,8 +43,9 @@ class RestoreRequest:
     """What to restore: tables and rows, the target, and where the sidecar goes.
 
     `until` is the moment just after the damage. `columns`, as `COLUMN` or `TABLE.COLUMN`, are those
-    that alone are to be compared and set back; all of them when it is empty. `with_parents` is for
-    the merges of the recovery (PostgreSQL: the tables come along). The rest is PostgreSQL's:
+    that alone are to be compared and set back; all of them when it is empty. `with_parents` and
+    `with_children` are for the merges of the recovery (PostgreSQL: the tables come along, and only
+    rows that foreign keys lead to are taken of them). The rest is PostgreSQL's:
     `database` is where table names are looked up; `backup` and `wal` are a base backup and a folder
     of WAL to recover from, instead of an archive.
     """
@@ -55,6 +56,7 @@ class RestoreRequest:
     where: str | None = None
     columns: Sequence[str] = ()
     with_parents: bool = False
+    with_children: bool = False
     destination: Path | None = None
     compare: bool = True
     database: str | None = None

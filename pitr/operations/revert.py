@@ -14,12 +14,17 @@ from pitr.vocabulary.target import ResolvedTarget
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RevertRequest:
-    """Which transaction to take back, on which of its tables (all when empty)."""
+    """Which transaction to take back, on which of its tables (all when empty).
+
+    `with_parents` and `with_children` are for the merges of the recovery, as in RestoreRequest.
+    """
 
     transaction: str
     tables: Sequence[str] = ()
     destination: Path | None = None
     compare: bool = True
+    with_parents: bool = False
+    with_children: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pitr.config import Settings
+from pitr.errors import PreconditionFailed
 from pitr.operations.engine import wired
-from pitr.operations.merge import LOCK_SECONDS, Confirm, MergeResult
+from pitr.operations.merge import LOCK_SECONDS, Confirm, MergeResult, unheard
 from pitr.recovery.merges import KeptMerge, list_merges, read_merge
+from pitr.vocabulary.event import OnEvent
 from pitr.vocabulary.plan import MergeOutcome, OnStep
 from pitr.vocabulary.row_class import ConflictPolicy
 
@@ -20,6 +22,8 @@ class UndoWish:
     on_conflict: ConflictPolicy = ConflictPolicy.ABORT
     is_agreed: bool = False
     lock_seconds: float = LOCK_SECONDS
+    statement_seconds: float = 0.0
+    report: OnEvent = unheard
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +38,17 @@ class Settled:
 def undo(settings: Settings, wish: UndoWish, *, confirm: Confirm, on_step: OnStep) -> MergeResult:
     """Take a merge back: all of it, or nothing. Raises as `merge` does, and UsageError.
 
-    The undo is a merge itself, with a record of its own, and can be taken back in turn.
+    The undo is a merge itself, with a record of its own, and can be taken back in turn. One that
+    did not happen is not: its rows, where they are there, are of another merge.
     """
-    engine = read_merge(settings.state, wish.merge_id).record.engine
-    return wired(undo, engine)(settings, wish, confirm=confirm, on_step=on_step)
+    kept = read_merge(settings.state, wish.merge_id)
+    if kept.outcome is MergeOutcome.DID_NOT_HAPPEN:
+        raise PreconditionFailed(
+            f"the merge {kept.record.id} did not happen",
+            detail="It was cut off before its COMMIT, so there is nothing to take back.",
+            hint="List the recoveries and their merges with 'pitr recoveries'.",
+        )
+    return wired(undo, kept.record.engine)(settings, wish, confirm=confirm, on_step=on_step)
 
 
 def settle(settings: Settings) -> list[Settled]:

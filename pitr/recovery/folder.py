@@ -54,9 +54,10 @@ class Recovery:
     `source` is None when only the archive was known. `target` is the text as the user typed it,
     `sidecar` an absolute path, inside the folder or where --to put it. `seconds` is the time to
     the usable sidecar, `bytes_read` what was read from the archive for it. `until` is the state
-    just after the damage, where it is known; `with_parents` says that a merge is to bring back
-    missing parents as well; `kind` is "restore", or "revert" where before and
-    after are the two sides of one transaction.
+    just after the damage, where it is known; `with_parents` and `with_children` say that a merge is
+    to bring back kin as well, and `kin` names the tables that the sidecar holds for that alone:
+    only rows that foreign keys lead to are taken of them. `kind` is "restore", or "revert" where
+    before and after are the two sides of one transaction.
     """
 
     id: str
@@ -75,6 +76,8 @@ class Recovery:
     kind: str = "restore"
     until: ResolvedTarget | None = None
     with_parents: bool = False
+    with_children: bool = False
+    kin: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,12 +53,25 @@ class MergedTable:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HeldNumber:
+    """Up to where WAL was on disk that keeps the transaction's number from being given away again.
+
+    PostgreSQL's system identifier, the timeline that was written, and the LSN.
+    """
+
+    system_identifier: str
+    timeline: int
+    lsn: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MergeRecord:
     """One merge, as merge.json has it.
 
     `source` is the absolute path of the database, or the place of a server without a password.
     `undoes` is the merge that this one takes back. `rebuilt` are full-text indexes that it built
-    anew. `xid` is the transaction of PostgreSQL, with its epoch.
+    anew. `xid` is the transaction of PostgreSQL, with its epoch; `held` says for which servers
+    that number is surely its own, None when for none.
     """
 
     id: str
@@ -71,6 +84,7 @@ class MergeRecord:
     skipped: int
     rebuilt: tuple[str, ...]
     xid: str | None = None
+    held: HeldNumber | None = None
 
     @property
     def rows(self) -> tuple[int, int, int]:

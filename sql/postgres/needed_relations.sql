@@ -1,7 +1,8 @@
 -- Relations that chosen tables need to be usable, themselves included: partitions and inheritance
 -- children, TOAST tables, indexes, sequences owned or named by a default, and on request the tables
--- that foreign keys name. From 18 on all sequences, because its pg_dump asks each for its value.
--- Parameters: tables, OIDs of the chosen relations; with_parents, whether foreign keys are followed.
+-- that foreign keys name, and those whose rows go, or forget, with the rows that they name. From 18 on all sequences, because its pg_dump asks each for its value.
+-- Parameters: tables, OIDs of the chosen relations; with_parents and with_children, whether foreign
+--   keys are followed upwards, and downwards.
 -- Result: oid, schema, name, relkind, relpersistence, tablespace and file of each; those without a
 --   file (partitioned tables and indexes) have none.
 -- Versions: PostgreSQL 13 to 18.
@@ -36,6 +37,10 @@ WITH RECURSIVE needed AS (
         UNION ALL
         SELECT confrelid FROM pg_constraint
         WHERE %(with_parents)s AND conrelid = needed.oid AND contype = 'f'
+        UNION ALL
+        SELECT conrelid FROM pg_constraint
+        WHERE %(with_children)s AND confrelid = needed.oid AND contype = 'f'
+            AND confdeltype IN ('c', 'n', 'd')
     ) AS link
 )
 SELECT

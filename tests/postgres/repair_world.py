@@ -15,7 +15,7 @@ from psycopg import Connection
 from psycopg.conninfo import make_conninfo
 
 from pitr.errors import PitrError
-from pitr.operations.merge import MergeResult
+from pitr.operations.merge import MergeResult, unheard
 from pitr.operations.postgres.merge import Run, run_plan
 from pitr.operations.postgres.undo import undo_merge
 from pitr.operations.undo import UndoWish
@@ -29,6 +29,7 @@ from pitr.postgres.tables.name import TableName
 from pitr.recovery.folder import RecoveredTable, Recovery, new_recovery
 from pitr.recovery.merges import read_merge
 from pitr.vocabulary.diff_row import DiffRow
+from pitr.vocabulary.event import OnEvent
 from pitr.vocabulary.plan import MergeOptions, OnStep, Plan
 from pitr.vocabulary.row_class import ConflictPolicy
 from pitr.vocabulary.target import ResolvedTarget
@@ -154,6 +155,8 @@ class RepairWorld:
         confirm: Callable[[Plan], None] = lambda _plan: None,
         on_step: OnStep = lambda _step: None,
         lock_seconds: float = 2.0,
+        statement_seconds: float = 0.0,
+        report: OnEvent = unheard,
         limits: Limits | None = None,
         **how: Any,
     ) -> Outcome:
@@ -174,6 +177,8 @@ class RepairWorld:
             reconnect=lambda: connect(self.url(user)),
             classify=classifier.classify,
             again=classifier.again,
+            statement_seconds=statement_seconds,
+            report=report,
         )
         try:
             with self.states(before, *tables, user=user, **opening) as states:

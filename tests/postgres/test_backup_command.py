@@ -6,6 +6,7 @@ import filecmp
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from pitr.archive.local import LocalStore
 from tests.cli.commands import pitr, succeed
 from tests.postgres.backups import adopt, own, require_programs, started, table_digest
 from tools.postgres_servers import Server, scratch_place
+
+KEEP: dict[str, str | int | bool] = {"wal_keep_size": "1GB"}
 
 
 @pytest.fixture
@@ -69,6 +72,65 @@ def test_backup_and_export_give_a_server_with_every_commit(
     own(target)
     with started(target / "middle", server) as found:
         assert found.value("SELECT count(*) FROM t") == 9500
+
+
+def test_export_follows_the_timelines_of_failovers(
+    server: Server, folder: Path, target: Path
+) -> None:
+    """From a base of timeline 1 a server comes up with what two promoted ones wrote since."""
+    require_programs(server)
+    server.query("CREATE TABLE t AS SELECT i FROM generate_series(1, 100) AS i")
+    succeed(folder, "backup", "--checkpoint", "fast")
+    settings = (folder / "pitr.toml").read_text()
+    with server.standby(settings=KEEP) as second:
+        fail_over(server, second, rows=10)
+        with second.standby(settings=KEEP) as third:
+            second.query("SELECT pg_switch_wal()")
+            to_another_server(folder, settings.replace(server.url(), second.url()))
+            fail_over(second, third, rows=20)
+            to_another_server(folder, settings.replace(server.url(), third.url()))
+            wanted = table_digest(third, "t")
+
+    done = succeed(folder, "debug", "export", str(target / "data"), "--json").json
+    assert done["timeline"] == 3
+    succeed(folder, "debug", "export", str(target / "first"), "--timeline", "1")
+    own(target)
+    with started(target / "data", server) as found:
+        while found.value("SELECT pg_is_in_recovery()"):
+            time.sleep(0.02)
+        assert table_digest(found, "t") == wanted
+        assert found.value("SELECT count(*) FROM t") == 130
+        found.run("pg_amcheck", "--all", "--install-missing")
+    with started(target / "first", server) as found:
+        assert found.value("SELECT count(*) FROM t") == 100
+
+
+def fail_over(primary: Server, standby: Server, rows: int) -> None:
+    """Promote a standby that has all of its primary, and let it write."""
+    end = primary.value("SELECT pg_current_wal_flush_lsn()")
+    while not standby.value(f"SELECT pg_last_wal_replay_lsn() >= '{end}'"):
+        time.sleep(0.02)
+    primary.stop()
+    standby.promote()
+    standby.query(f"INSERT INTO t SELECT i FROM generate_series(1, {rows}) AS i")
+
+
+def to_another_server(folder: Path, settings: str) -> None:
+    """Have the archive go on with the server that these settings name."""
+    (folder / "pitr.toml").write_text(settings)
+    succeed(folder, "capture", "--once")
+
+
+def test_export_to_a_timeline_that_no_base_leads_to_is_refused(
+    server: Server, folder: Path, target: Path
+) -> None:
+    """The error says so, and nothing is written."""
+    succeed(folder, "backup", "--checkpoint", "fast")
+    done = pitr(folder, "debug", "export", str(target / "data"), "--timeline", "7")
+
+    assert done.code == 4
+    assert "on the way to timeline 7" in done.err
+    assert not (target / "data").exists()
 
 
 def test_second_backup_adds_little_and_status_lists_both(server: Server, folder: Path) -> None:

@@ -188,7 +188,12 @@ class Cutter:
             except OSError:
                 return
             upstream = socket.socket(socket.AF_UNIX)
-            upstream.connect(self._target)
+            try:
+                upstream.connect(self._target)
+            except OSError:  # the server is down
+                client.close()
+                upstream.close()
+                continue
             threading.Thread(target=self._forth, args=(client, upstream), daemon=True).start()
             threading.Thread(target=self._pump, args=(upstream, client), daemon=True).start()
 
@@ -203,6 +208,7 @@ class Cutter:
                 time.sleep(0.3)
                 break
         upstream.close()
+        client.close()
 
     def _pump(self, source: socket.socket, sink: socket.socket) -> None:
         while data := _received(source):

@@ -14,6 +14,7 @@ import pytest
 
 from pitr.postgres.diff.classified import classify
 from pitr.postgres.diff.states import comparing
+from pitr.vocabulary.event import Event
 from tests.postgres.repair_world import Outcome, RepairWorld
 from tests.postgres.trap_lab import Lab, Traps, making_lab, warned
 
@@ -137,10 +138,21 @@ trap(
 
 
 def test_t51_lock_timeout(lab: Lab) -> None:
-    """A row that somebody holds is waited for so long, then exit 6."""
+    """A row that somebody holds is waited for so long, then exit 6, which says who held it."""
     with lab.world.server.connect(lab.world.name) as other, other.transaction():
-        other.execute("select * from t51 for update")
-        assert lab.fails("t51", lock_seconds=0.3).code == 6
+        other.execute("set local application_name = 'clean-up'; select * from t51 for update")
+        told: list[Event] = []
+        outcome = lab.fails("t51", lock_seconds=1.0, report=told.append)
+        assert outcome.code == 6
+        who = f"process {other.info.backend_pid} (role postgres, clean-up, idle in transaction for"
+        assert outcome.error is not None
+        assert who in str(outcome.error.detail)
+        assert any(who in str(event.detail) for event in told)
+        # The limit of a statement, which is not lifted by what waits for whom.
+        outcome = lab.fails("t51", lock_seconds=60.0, statement_seconds=0.5)
+        assert outcome.code == 6
+        assert outcome.error is not None
+        assert "cancelled" in outcome.error.message
 
 
 trap(

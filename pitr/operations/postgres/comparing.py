@@ -66,6 +66,7 @@ def open_recovery(
         names = table_names(before)
         held = {t: found for t in recovery.tables if (found := names.get(t.table)) is not None}
         chosen = _chosen(recovery, held, tables)
+        kin = {names[name] for name in recovery.kin if name in names}
         states = States(
             live=live,
             before=before,
@@ -73,7 +74,7 @@ def open_recovery(
             tables=tuple(held[table] for table in chosen),
             where=recovery.where,
             columns={held[t]: t.columns for t in chosen if t.columns is not None},
-            held=frozenset(held.values()),
+            held=frozenset(held.values()) | kin,
         )
         yield OpenRecovery(recovery, states, place)
 

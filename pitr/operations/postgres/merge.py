@@ -13,18 +13,28 @@ from pathlib import Path
 
 from pitr.config import Settings
 from pitr.operations.clock import now_us
-from pitr.operations.merge import Confirm, MergeResult, MergeWish
+from pitr.operations.merge import Confirm, MergeResult, MergeWish, unheard
 from pitr.operations.postgres.comparing import open_recovery
 from pitr.operations.postgres.plan import plan_request
 from pitr.postgres.diff.states import States, comparing
 from pitr.postgres.live.connection import Connection
 from pitr.postgres.live.faults import server_faults
-from pitr.postgres.merge.apply import Again, Applied, Classify, MergeRun, apply_plan, stale
+from pitr.postgres.merge.apply import (
+    Again,
+    Applied,
+    Classify,
+    MergeRun,
+    Record,
+    Transaction,
+    apply_plan,
+    stale,
+)
 from pitr.postgres.merge.kin import Classifier
 from pitr.postgres.merge.plan import PlanRequest, PreparedPlan, make_plan
 from pitr.postgres.merge.writability import lacking_rights
 from pitr.postgres.merge.writing import WrittenTable
 from pitr.recovery.merges import MergedTable, MergeRecord, NewMerge, new_merge
+from pitr.vocabulary.event import OnEvent
 from pitr.vocabulary.plan import BlockerKind, MergeOutcome, MergeStep, OnStep, Plan, SavedPlan
 from pitr.vocabulary.row_class import Action
 
@@ -38,8 +48,9 @@ def merge(settings: Settings, wish: MergeWish, *, confirm: Confirm, on_step: OnS
     recovery_id = wish.saved.recovery if wish.saved else wish.recovery_id
     options = wish.saved.options if wish.saved else wish.options
     tables = wish.saved.chosen if wish.saved else wish.tables
-    classifier = Classifier(options)
     with open_recovery(settings, recovery_id, tables=tables, program="pitr merge") as opened:
+        request = plan_request(opened, options, tables)
+        classifier = Classifier(request.options)
         run = Run(
             state=settings.state,
             recovery=opened.recovery.id,
@@ -47,13 +58,15 @@ def merge(settings: Settings, wish: MergeWish, *, confirm: Confirm, on_step: OnS
             is_agreed=wish.is_agreed,
             saved=wish.saved,
             lock_seconds=wish.lock_seconds,
+            statement_seconds=wish.statement_seconds,
+            report=wish.report,
             confirm=confirm,
             on_step=on_step,
             reconnect=opened.connect,
             classify=classifier.classify,
             again=classifier.again,
         )
-        return run_plan(opened.states, plan_request(opened, options, tables), run)
+        return run_plan(opened.states, request, run)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +87,8 @@ class Run:
     reconnect: Callable[[], Connection]
     classify: Classify
     again: Again
+    statement_seconds: float = 0.0
+    report: OnEvent = unheard
 
 
 def run_plan(states: States, request: PlanRequest, run: Run) -> MergeResult:
@@ -115,7 +130,9 @@ def _apply(states: States, request: PlanRequest, run: Run, expected: str | None)
                 discard=new.discard,
                 reconnect=run.reconnect,
                 on_step=run.on_step,
+                report=run.report,
                 lock_seconds=run.lock_seconds,
+                statement_seconds=run.statement_seconds,
             ),
         )
         if not applied.tables:
@@ -125,10 +142,10 @@ def _apply(states: States, request: PlanRequest, run: Run, expected: str | None)
         return _result(new, applied)
 
 
-def _recorder(
-    new: NewMerge, run: Run
-) -> Callable[[str, tuple[WrittenTable, ...], PreparedPlan], None]:
-    def record(xid: str, tables: tuple[WrittenTable, ...], prepared: PreparedPlan) -> None:
+def _recorder(new: NewMerge, run: Run) -> Record:
+    def record(
+        transaction: Transaction, tables: tuple[WrittenTable, ...], prepared: PreparedPlan
+    ) -> None:
         plan = prepared.plan
         new.seal(
             MergeRecord(
@@ -141,7 +158,8 @@ def _recorder(
                 tables=_merged_tables(tables),
                 skipped=plan.actions[Action.SKIP],
                 rebuilt=(),
-                xid=xid,
+                xid=transaction.xid,
+                held=transaction.held,
             )
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pitr.config import Settings
-from pitr.operations.plan import PlanWish
+from pitr.operations.plan import PlanWish, with_kin
 from pitr.operations.postgres.comparing import OpenRecovery, open_recovery
 from pitr.postgres.diff.states import comparing
 from pitr.postgres.live.faults import server_faults
@@ -23,8 +23,8 @@ def plan_recovery(settings: Settings, wish: PlanWish) -> Plan:
         server_faults("plan the merge"),
         comparing(opened.states),
     ):
-        classified = Classifier(wish.options).classify(opened.states)
         request = plan_request(opened, wish.options, wish.tables)
+        classified = Classifier(request.options).classify(opened.states)
         return make_plan(opened.states, classified, request).plan
 
 
@@ -38,6 +38,6 @@ def plan_request(opened: OpenRecovery, options: MergeOptions, tables: Sequence[s
         recovery=recovery.id,
         source=opened.place,
         target=target,
-        options=options,
+        options=with_kin(recovery, options),
         chosen=tuple(tables),
     )

@@ -26,7 +26,7 @@ from pitr.postgres.replay.replay import (
     open_source,
 )
 from pitr.postgres.replay.server import find_binaries, server_account
-from pitr.postgres.replay.target_tables import split_name
+from pitr.postgres.replay.target_tables import KinWish, split_name
 from pitr.postgres.selection.by_wal import WalWindow
 from pitr.postgres.target.by_index import ResolvedLsn
 from pitr.postgres.target.by_wal import FoundTarget, WalTargets
@@ -91,12 +91,14 @@ def make_recovery(
         began = time.monotonic()
         folder = new_sidecar(settings, new, tools.account)
         replay = Replay(way.source, way.stop, tools, folder, way.index)
-        catalogs = replay.find_tables(database, request.tables, with_parents=request.with_parents)
+        kin = KinWish(request.with_parents, request.with_children)
+        catalogs = replay.find_tables(database, request.tables, kin=kin)
         replayed = replay.recover(catalogs, folder / "sidecar")
         after = None
         if later is not None:
             again = Replay(later.source, later.stop, tools, folder, later.index)
-            there = again.find_tables(database, request.tables, may_lack=True)
+            names = [*request.tables, *(table.quoted for table in catalogs.kin)]
+            there = again.find_tables(database, names, may_lack=True)
             after = again.recover(there, folder / "after")
         keep_server(new, replayed, after)
         recovery = Recovery(
@@ -114,6 +116,9 @@ def make_recovery(
             bytes_read=way.bytes_read + (later.bytes_read if later else 0),
             kind=kind,
             until=later.target if later else None,
+            with_parents=request.with_parents,
+            with_children=request.with_children,
+            kin=tuple(table.full_name for table in catalogs.kin),
         )
         new.finish(recovery)
     is_compared = request.compare and recovery.source is not None
@@ -172,14 +177,14 @@ def _way(settings: Settings, request: RestoreRequest, now: int) -> _Way:
     reading = open_reading(settings)
     resolved = reading.resolve(request.target)
     bases = BaseArchive(reading.store)
-    base = bases.open(_nearest_base(reading, bases, resolved).id)
+    base = bases.open(nearest_base(reading, bases, resolved).id)
     stop = StopPoint(resolved.timeline, resolved.stop)
     source = open_source(base, reading.wal)
     archive = settings.needed_archive()
     return _Way(source, reading.index, stop, resolved.target, reading.database, archive)
 
 
-def _nearest_base(reading: Reading, bases: BaseArchive, resolved: ResolvedLsn) -> BaseInfo:
+def nearest_base(reading: Reading, bases: BaseArchive, resolved: ResolvedLsn) -> BaseInfo:
     """Return the newest base from which the WAL leads to a position without a gap.
 
     Raises OutsideWindow naming the bases that there are. A damaged manifest is passed over.

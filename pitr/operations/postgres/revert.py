@@ -32,6 +32,8 @@ def revert(
         until=after,
         destination=request.destination,
         compare=request.compare,
+        with_parents=request.with_parents,
+        with_children=request.with_children,
     )
     outcome = make_recovery(settings, restoring, on_target=on_target, kind="revert")
     return RevertOutcome(outcome, ())

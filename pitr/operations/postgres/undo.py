@@ -7,17 +7,18 @@ from contextlib import closing
 from pathlib import Path
 
 from pitr.config import Settings
+from pitr.errors import PitrError
 from pitr.operations.merge import Confirm, MergeResult
 from pitr.operations.postgres.merge import Run, run_plan
 from pitr.operations.undo import Settled, UndoWish
 from pitr.postgres.diff.states import States
 from pitr.postgres.live.connection import Connection, connect
 from pitr.postgres.live.faults import server_faults
-from pitr.postgres.merge.apply import transaction_outcome
+from pitr.postgres.merge.outcome import merge_outcome
 from pitr.postgres.merge.plan import PlanRequest
 from pitr.postgres.merge.undo import classify_merged, classify_merged_again
 from pitr.recovery.merges import KeptMerge, read_merge
-from pitr.vocabulary.plan import MergeOptions, MergeOutcome, OnStep
+from pitr.vocabulary.plan import MergeOptions, OnStep
 
 
 def undo(settings: Settings, wish: UndoWish, *, confirm: Confirm, on_step: OnStep) -> MergeResult:
@@ -63,6 +64,8 @@ def undo_merge(
         is_agreed=wish.is_agreed,
         saved=None,
         lock_seconds=wish.lock_seconds,
+        statement_seconds=wish.statement_seconds,
+        report=wish.report,
         confirm=confirm,
         on_step=on_step,
         reconnect=reconnect,
@@ -73,15 +76,23 @@ def undo_merge(
 
 
 def settle_merge(kept: KeptMerge) -> Settled:
-    """Ask the server what became of the transaction of a merge, and note it in its record."""
-    assert kept.record.xid is not None, kept.record.id
-    live = connect(kept.record.source)
+    """Ask the server what became of the transaction of a merge, and note it in its record.
+
+    What keeps it from being found out is told with the merge: no other command stops for that.
+    """
+    record = kept.record
+    assert record.xid is not None, record.id
     try:
-        with server_faults(f"ask what became of transaction {kept.record.xid}"):
-            outcome = transaction_outcome(live, kept.record.xid)
-    finally:
-        live.close()
+        with (
+            server_faults(f"cannot ask what became of transaction {record.xid}"),
+            closing(connect(record.source)) as live,
+        ):
+            outcome = merge_outcome(
+                live, kept.folder, xid=record.xid, held=record.held, place=record.source
+            )
+    except PitrError as error:
+        return Settled(record.id, None, error.message)
     if outcome is None:
-        return Settled(kept.record.id, None, "its transaction is still running")
+        return Settled(record.id, None, "its transaction is still running")
     kept.conclude(outcome)
-    return Settled(kept.record.id, MergeOutcome(outcome))
+    return Settled(record.id, outcome)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from pitr.config import Settings
-from pitr.operations.plan import PlanWish
+from pitr.operations.plan import PlanWish, with_kin
 from pitr.operations.sqlite.comparing import OpenRecovery, open_recovery
 from pitr.recovery.merges import standing_merge
 from pitr.sqlite.diff.classified import classify
@@ -44,12 +43,11 @@ def plan_request(
         target = f"{target} … {recovery.until.position}"
     standing = standing_merge(settings.state, recovery.id)
     earlier = attach_earlier(opened.states, standing.after) if standing else None
-    with_parents = options.with_parents or recovery.with_parents
     return PlanRequest(
         recovery=recovery.id,
         source=str(opened.states.sources.live),
         target=target,
-        options=replace(options, with_parents=with_parents),
+        options=with_kin(recovery, options),
         chosen=tuple(tables),
         earlier=earlier,
         past=past,

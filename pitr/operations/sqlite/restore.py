@@ -79,6 +79,7 @@ def make_recovery(
             kind=kind,
             until=until.target if until else None,
             with_parents=request.with_parents,
+            with_children=request.with_children,
         )
         new.finish(recovery)
     outcomes = tuple(

@@ -46,6 +46,8 @@ def revert(
         target=f"before:commit:{number}",
         destination=request.destination,
         compare=request.compare,
+        with_parents=request.with_parents,
+        with_children=request.with_children,
     )
     outcome = make_recovery(settings, reading, before, after, restoring, kind="revert")
     return RevertOutcome(outcome, tuple(warnings))

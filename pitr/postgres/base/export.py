@@ -15,13 +15,16 @@ from typing import Protocol
 from pitr import durable
 from pitr.errors import PreconditionFailed
 from pitr.postgres.base.contents import Base, BaseFile, Span
-from pitr.postgres.wal.segment_name import SegmentName
+from pitr.postgres.wal.history import HistoryEntry, format_history
+from pitr.postgres.wal.segment_name import SegmentName, history_name
 from pitr.vocabulary.event import Event, Level, OnEvent
 from pitr.vocabulary.position import Lsn
 
 CONTROL_PATH = "global/pg_control"
 _TABLESPACES = "pg_tblspc"
 _WAL = "pg_wal"
+_SETTINGS = "postgresql.auto.conf"
+_SIGNAL = "recovery.signal"
 _OPEN_FILES_MAX = 64
 _PROGRESS_BYTES = 16 << 20
 
@@ -32,6 +35,9 @@ class Wal(Protocol):
     @property
     def segment_bytes(self) -> int:
         """Return the size of a segment."""
+
+    def history(self, timeline: int) -> tuple[HistoryEntry, ...]:
+        """Return the ancestors of a timeline, oldest first."""
 
     def read(self, timeline: int, begin: Lsn, end: Lsn) -> bytes:
         """Return the bytes of a stretch."""
@@ -65,23 +71,61 @@ def export_base(base: Base, folder: Path, tablespaces: Path, on_event: OnEvent) 
     return sum(item.size for item in files)
 
 
-def export_wal(wal: Wal, folder: Path, timeline: int, begin: Lsn, end: Lsn) -> int:
+def export_wal(
+    wal: Wal, folder: Path, timeline: int, begin: Lsn, end: Lsn, *, base_timeline: int | None = None
+) -> int:
     """Write the WAL segments of [begin, end) into the data directory `folder`; return how many.
 
-    A segment that is archived whole is written whole, byte for byte; of the last one the rest is
-    zeros, where recovery finds its end. Raises ArchiveGap, CorruptObject, ObjectMissing,
-    StoreUnusable, OSError.
+    A segment that is archived whole is written whole, byte for byte; of the last one of a timeline
+    the rest is zeros, where recovery finds its end. When the base is of an ancestor of `timeline`,
+    `base_timeline`, the segments of all timelines from that one on are written under their own
+    names, with the `.history` files, and the server is told to recover to `timeline`. Raises
+    ArchiveGap, CorruptObject, ObjectMissing, StoreUnusable, OSError.
     """
+    ways = _ways(wal, base_timeline or timeline, timeline, begin, end)
+    count = sum(_export_way(wal, folder, timeline, way) for way in ways)
+    if base_timeline not in (None, timeline):
+        _follow(wal, folder, timeline)
+    return count
+
+
+def _ways(wal: Wal, first: int, last: int, begin: Lsn, end: Lsn) -> list[tuple[int, Lsn, Lsn]]:
+    """Return each timeline from `first` to `last` with the stretch of WAL that is its own."""
+    ways = []
+    for entry in wal.history(last):
+        if entry.timeline >= first and begin < end:
+            ways.append((entry.timeline, begin, min(entry.switch, end)))
+            begin = entry.switch
+    return [*ways, (last, begin, end)] if begin < end or not ways else ways
+
+
+def _export_way(wal: Wal, folder: Path, timeline: int, way: tuple[int, Lsn, Lsn]) -> int:
+    """Write the segments of one stretch. A timeline begins with a copy of what it goes on from."""
+    named, begin, end = way
     size = wal.segment_bytes
-    segment = SegmentName.at(timeline, begin.value, size)
+    segment = SegmentName.at(named, begin.value, size)
     count = 0
     while segment.begin < end.value:
-        last = min(segment.end, end.value)
-        data = wal.read(timeline, Lsn(segment.begin), Lsn(last))
+        data = wal.read(timeline, Lsn(segment.begin), Lsn(min(segment.end, end.value)))
         durable.write_new(folder / _WAL / str(segment), data + bytes(size - len(data)))
         segment = segment.next
         count += 1
     return count
+
+
+def _follow(wal: Wal, folder: Path, timeline: int) -> None:
+    """Have the server recover to a timeline that is not the base's.
+
+    That takes archive recovery, which asks for a restore_command although all WAL is in pg_wal.
+    pg_verifybackup passes over both files.
+    """
+    for known in (*(entry.timeline for entry in wal.history(timeline)), timeline):
+        if wal.history(known):
+            text = format_history(wal.history(known))
+            durable.write_new(folder / _WAL / history_name(known), text)
+    with (folder / _SETTINGS).open("a") as settings:
+        settings.write(f"restore_command = 'false'\nrecovery_target_timeline = '{timeline}'\n")
+    (folder / _SIGNAL).touch(mode=0o600)
 
 
 def _make_empty(folder: Path) -> None:

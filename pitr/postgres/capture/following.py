@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from functools import partial
+from operator import and_, or_
 
 from pitr.archive.store import Store
 from pitr.errors import Corrupt, PitrError
@@ -21,12 +22,14 @@ from pitr.postgres.wal.payload import (
 )
 from pitr.postgres.wal.record import decode_record
 from pitr.postgres.wal.scan import Scan
-from pitr.postgres.wal.transaction import TransactionEnd
+from pitr.postgres.wal.transaction import HAS_INFO, TransactionEnd
 from pitr.postgres.wal.versions import RM_DBASE, RM_RELMAP, RM_XACT, WalVersion
 from pitr.vocabulary.event import Event, Level, OnEvent
 
-# XLOG_XACT_HAS_INFO: without it a commit has nothing but its time.
-_HAS_INFO = 0x80
+# Tables of bytes. Without HAS_INFO a commit has nothing but its time.
+_IS_XACT = bytes(rmgr == RM_XACT for rmgr in range(256))
+_HAS_INFO = bytes(info & HAS_INFO > 0 for info in range(256))
+_IS_CATALOG = bytes(rmgr in (RM_RELMAP, RM_DBASE) for rmgr in range(256))
 _PAUSE_SECONDS_MIN = 1.0
 # A reading may take at most this share of the time: DDL may come without end.
 _BUSY_SHARE = 0.05
@@ -59,21 +62,20 @@ def databases_redefined(scan: Scan, version: WalVersion) -> set[int]:
     no way looked at: the commit says what other sessions must forget.
     """
     found: set[int] = set()
-    rmgrs, infos = scan.records.rmgr, scan.records.info
-    for number, data in scan.kept():
-        rmgr = rmgrs[number]
-        is_wanted = rmgr in (RM_RELMAP, RM_DBASE) or (rmgr == RM_XACT and infos[number] & _HAS_INFO)
-        if is_wanted:
-            record = decode_record(scan.records.lsn[number], data, version)
-            match decode_payload(record, version):
-                case TransactionEnd(is_commit=True) as end:
-                    found.update(database for database, _ in end.invalidations.relations)
-                case RelationMapUpdated(database=database):
-                    found.add(database)
-                case DatabaseCreated(database=database):
-                    found.update((0, database))
-                case DatabaseDropped():
-                    found.add(0)
+    rmgrs, infos = scan.kept_kinds()
+    tells = map(and_, rmgrs.translate(_IS_XACT), infos.translate(_HAS_INFO))
+    mask = bytes(map(or_, rmgrs.translate(_IS_CATALOG), tells))
+    for number, data in scan.kept_where(mask):
+        record = decode_record(scan.records.lsn[number], data, version)
+        match decode_payload(record, version):
+            case TransactionEnd(is_commit=True) as end:
+                found.update(database for database, _ in end.invalidations.relations)
+            case RelationMapUpdated(database=database):
+                found.add(database)
+            case DatabaseCreated(database=database):
+                found.update((0, database))
+            case DatabaseDropped():
+                found.add(0)
     return found
 
 

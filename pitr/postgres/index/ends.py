@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import compress
 
 from pitr.postgres.index.rows import RowKind, Rows
 from pitr.postgres.index.wal_index import Part, WalIndex
@@ -13,6 +14,9 @@ _OPERATION = 0x70
 _COMMITS = (0x00, 0x30)  # commit, commit prepared
 _ABORTS = (0x20, 0x40)
 _CHECKPOINTS = (0x00, 0x10)  # shutdown, online
+_IS_XACT = bytes(rmgr == RM_XACT for rmgr in range(256))
+_IS_COMMIT = bytes(info & _OPERATION in _COMMITS for info in range(256))
+_IS_RECORD = bytes(kind == RowKind.RECORD for kind in range(256))
 _NAMES = ("lsn", "kind", "rmgr", "info", "xid", "related_lsn", "time")
 _XID_HALF = 1 << 31
 
@@ -90,5 +94,7 @@ def checkpoints_in(rows: Rows) -> Iterator[Checkpoint]:
 
 def commit_times(rows: Rows) -> tuple[int, int]:
     """Return the first and the last time of a commit among rows; 0 and 0 when there is none."""
-    times = [end.time_us for end in ends_in(rows) if end.is_commit]
+    kinds = (("rmgr", _IS_XACT), ("info", _IS_COMMIT), ("kind", _IS_RECORD))
+    masks = (bytes(rows[name]).translate(table) for name, table in kinds)
+    times = list(compress(rows["time"], map(all, zip(*masks, strict=True))))
     return (min(times), max(times)) if times else (0, 0)

@@ -21,6 +21,7 @@ from pitr.postgres.index.parquet import (
     decode_chunk,
     decode_footer,
     encode_file,
+    footer_crc,
 )
 from pitr.postgres.index.rows import BY_NAME, COLUMNS, NAMES, RowKind, Rows
 from pitr.postgres.wal.page import advance, align
@@ -86,7 +87,7 @@ def encode_index(
         stretch.properties(),
         _CREATED_BY,
     )
-    crc = footer_of(data).crc
+    crc = footer_crc(data)
     item = IndexObject(stretch.timeline, stretch.begin, stretch.end, *times, crc, len(data))
     return item.key, data
 

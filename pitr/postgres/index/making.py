@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-import struct
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import compress
+from operator import and_
 
-from pitr.postgres.index.packing import CODES, integers, take_rows
+from pitr.postgres.index.packing import (
+    CODES,
+    Buffer,
+    integers,
+    other_rows,
+    record_ends,
+    take_rows,
+    take_times,
+)
 from pitr.postgres.index.rows import (
     BY_NAME,
     NAMES,
@@ -17,7 +26,6 @@ from pitr.postgres.index.rows import (
     sort_by_lsn,
     sort_by_relation,
 )
-from pitr.postgres.wal.fields import EPOCH_SHIFT_US
 from pitr.postgres.wal.page import advance, align
 from pitr.postgres.wal.payload import (
     Checkpoint,
@@ -39,9 +47,11 @@ from pitr.postgres.wal.transaction import (
 )
 from pitr.postgres.wal.versions import RM_XACT, WalVersion
 
-_TIME = struct.Struct("<q")
 # Of a record with several blocks only the first one counts what the record did to rows.
 _FIRST_REFERENCE = bytes([0xFF]).ljust(256, b"\0")
+_IS_XACT = bytes(rmgr == RM_XACT for rmgr in range(256))
+_IS_PLAIN_END = bytes(info & INFO_MASK in (COMMIT, ABORT) for info in range(256))
+_OPPOSITE = b"\1\0".ljust(256, b"\0")
 _OF_RECORD = ("lsn", "length", "rmgr", "info", "xid")
 
 
@@ -55,15 +65,32 @@ class IndexedRows:
 
 def make_rows(scan: Scan, version: WalVersion, segment_bytes: int) -> IndexedRows:
     """Return the rows for everything a scan found."""
+    is_plain = _plain_end_mask(scan)
+    ends = _plain_end_rows(scan, is_plain, segment_bytes)
     payload = _Payload(segment_bytes)
-    for number, data in scan.kept():
+    for number, data in scan.kept_where(is_plain.translate(_OPPOSITE)):
         payload.add(number, scan, data, version)
-    plain = _plain_rows(scan, payload.replaced)
+    replaced = [*compress(scan.kept_numbers, is_plain), *payload.replaced]
     system, relations = payload.rows()
     return IndexedRows(
-        sort_by_lsn(join_rows([plain, payload.plain_ends.rows(scan), system])),
-        sort_by_relation(sort_by_lsn(join_rows([_block_rows(scan), relations]))),
+        sort_by_lsn(join_rows([_plain_rows(scan, replaced), ends, system])),
+        sort_by_relation(join_rows([_block_rows(scan), relations])),
     )
+
+
+def _plain_end_mask(scan: Scan) -> bytes:
+    """Return 1 for each kept commit or abort that says no more than its time: nearly all are so."""
+    rmgrs, infos = scan.kept_kinds()
+    return bytes(map(and_, rmgrs.translate(_IS_XACT), infos.translate(_IS_PLAIN_END)))
+
+
+def _plain_end_rows(scan: Scan, mask: bytes, segment_bytes: int) -> Rows:
+    """Return the rows of the kept records of a mask; their last eight bytes are a time."""
+    columns = _of_records(scan, array("I", compress(scan.kept_numbers, mask)).tobytes())
+    data_ends = array("Q", compress(scan.kept_ends, mask)).tobytes()
+    columns["time"] = take_times(scan.kept_data, data_ends)
+    columns["related_lsn"] = record_ends(columns["lsn"], columns["length"], segment_bytes)
+    return _rows(columns, len(data_ends) // 8)
 
 
 def _block_rows(scan: Scan) -> Rows:
@@ -84,29 +111,27 @@ def _block_rows(scan: Scan) -> Rows:
     return _rows(columns, count)
 
 
-def _plain_rows(scan: Scan, replaced: set[int]) -> Rows:
+def _plain_rows(scan: Scan, replaced: list[int]) -> Rows:
     """Return a row for each record without a block reference, but those of `replaced`."""
-    alone = bytearray(b"\1") * len(scan.records)
-    for number in scan.blocks.record:
-        alone[number] = 0
-    for number in replaced:
-        alone[number] = 0
-    picked = array("I", (number for number, is_alone in enumerate(alone) if is_alone))
-    return _rows(_of_records(scan, picked.tobytes()), len(picked))
+    named = b"".join((scan.blocks.record, array("I", replaced)))
+    picked = other_rows(len(scan.records), named)
+    return _rows(_of_records(scan, picked), len(picked) // 4)
 
 
-def _of_records(scan: Scan, order: bytes) -> dict[str, bytes | memoryview]:
+def _of_records(scan: Scan, order: bytes) -> dict[str, Buffer]:
     records = scan.records
-    columns: dict[str, bytes | memoryview] = {
+    columns: dict[str, Buffer] = {
         name: take_rows(getattr(records, name), getattr(records, name).itemsize, order)
         for name in (*_OF_RECORD, "change")
     }
-    rows = memoryview(take_rows(records.rows, records.rows.itemsize, order)).cast("H")
-    columns["rows"] = array("I", rows).tobytes()
+    narrow = take_rows(records.rows, records.rows.itemsize, order)
+    wide = bytearray(2 * len(narrow))
+    wide[0::4], wide[1::4] = narrow[0::2], narrow[1::2]
+    columns["rows"] = wide
     return columns
 
 
-def _rows(columns: dict[str, bytes | memoryview], count: int) -> Rows:
+def _rows(columns: dict[str, Buffer], count: int) -> Rows:
     """Return rows with zeros in the columns that are not given."""
     found = {}
     for name in NAMES:
@@ -117,38 +142,15 @@ def _rows(columns: dict[str, bytes | memoryview], count: int) -> Rows:
 
 
 @dataclass(slots=True)
-class _PlainEnds:
-    """Commits and aborts that say no more than their time: nearly all, so they are taken apart."""
-
-    numbers: array[int] = field(default_factory=lambda: array("I"))
-    times: array[int] = field(default_factory=lambda: array("Q"))
-    ends: array[int] = field(default_factory=lambda: array("Q"))
-
-    def rows(self, scan: Scan) -> Rows:
-        """Return their rows."""
-        columns = _of_records(scan, self.numbers.tobytes())
-        columns |= {"time": self.times.tobytes(), "related_lsn": self.ends.tobytes()}
-        return _rows(columns, len(self.numbers))
-
-
-@dataclass(slots=True)
 class _Payload:
     """The rows that payloads give: `replaced` are records whose plain row they stand for."""
 
     segment_bytes: int
     replaced: set[int] = field(default_factory=set)
-    plain_ends: _PlainEnds = field(default_factory=_PlainEnds)
     found: list[dict[str, int]] = field(default_factory=list)
 
     def add(self, number: int, scan: Scan, data: bytes, version: WalVersion) -> None:
         records = scan.records
-        if records.rmgr[number] == RM_XACT and records.info[number] & INFO_MASK in (COMMIT, ABORT):
-            (time,) = _TIME.unpack_from(data, len(data) - _TIME.size)
-            self.plain_ends.numbers.append(number)
-            self.plain_ends.times.append(max(time + EPOCH_SHIFT_US, 0))
-            self.plain_ends.ends.append(self._end(records.lsn[number], len(data)))
-            self.replaced.add(number)
-            return
         base = {name: getattr(records, name)[number] for name in _OF_RECORD}
         record = decode_record(base["lsn"], data, version)
         values = list(self._values(record, version))

@@ -1,4 +1,4 @@
-"""The loops over the columns of an index: delta encoding, sorting, taking rows.
+"""The loops over the columns of an index: delta encoding, sorting, taking rows, ends of records.
 
 Each has a plain-Python reference here and a C twin in `_speedups`, which returns the same bytes.
 Columns are bytes of native unsigned integers of 1, 2, 4 or 8 bytes.
@@ -12,19 +12,24 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import struct
 from array import array
 from collections.abc import Callable
+from itertools import compress
 from operator import itemgetter
 from types import ModuleType
 from typing import Any, TypeAlias
 
 from pitr.postgres.index.thrift import read_varint, read_zigzag, varint, zigzag
+from pitr.postgres.wal.fields import EPOCH_SHIFT_US
+from pitr.postgres.wal.page import advance, align
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
 BLOCK_VALUES = 128
 MINIBLOCKS = 4
 MINIBLOCK_VALUES = BLOCK_VALUES // MINIBLOCKS
+_TIME = struct.Struct("<q")
 CODES = {1: "B", 2: "H", 4: "I", 8: "Q"}
 
 
@@ -126,6 +131,36 @@ def _take_rows(column: Buffer, width: int, order: Buffer) -> bytes:
     return array(CODES[width], itemgetter(*rows)(values)).tobytes()
 
 
+def _record_ends(lsns: Buffer, lengths: Buffer, segment_bytes: int) -> bytes:
+    """Return for each record (its LSN, its length) the LSN at which the next one can begin."""
+    rows = zip(integers(lsns, 8).tolist(), integers(lengths, 4).tolist(), strict=True)
+    return array("Q", [align(advance(*row, segment_bytes)) for row in rows]).tobytes()
+
+
+def _take_times(data: Buffer, ends: Buffer) -> bytes:
+    """Return the times (8 bytes) that end at these offsets (8 bytes each) of `data`.
+
+    There they count from PostgreSQL's epoch, in the result from 1970; 0 for what lies before.
+    Raises IndexError for an offset outside.
+    """
+    offsets = integers(ends, 8).tolist()
+    if offsets and not 8 <= min(offsets) <= max(offsets) <= len(data):
+        raise IndexError("an offset beyond the data")
+    times = (_TIME.unpack_from(data, end - 8)[0] for end in offsets)
+    return array("Q", [max(time + EPOCH_SHIFT_US, 0) for time in times]).tobytes()
+
+
+def _other_rows(count: int, named: Buffer) -> bytes:
+    """Return the row numbers (4 bytes each) below `count` that `named` does not have.
+
+    Raises IndexError for a row number that is not below.
+    """
+    is_other = bytearray(b"\1") * count
+    for row in integers(named, 4):
+        is_other[row] = 0
+    return array("I", compress(range(count), is_other)).tobytes()
+
+
 def _column_bounds(column: Buffer, width: int) -> tuple[int, int]:
     """Return the least and the greatest value of a column. Raises ValueError for an empty one."""
     values = integers(column, width).tolist()
@@ -142,5 +177,9 @@ delta_decode: Callable[[Buffer, int, int], bytes]
 delta_decode = getattr(_compiled, "delta_decode", _delta_decode)
 sort_rows: Callable[[Buffer, Buffer], bytes] = getattr(_compiled, "sort_rows", _sort_rows)
 take_rows: Callable[[Buffer, int, Buffer], bytes] = getattr(_compiled, "take_rows", _take_rows)
+record_ends: Callable[[Buffer, Buffer, int], bytes]
+record_ends = getattr(_compiled, "record_ends", _record_ends)
+take_times: Callable[[Buffer, Buffer], bytes] = getattr(_compiled, "take_times", _take_times)
+other_rows: Callable[[int, Buffer], bytes] = getattr(_compiled, "other_rows", _other_rows)
 column_bounds: Callable[[Buffer, int], tuple[int, int]]
 column_bounds = getattr(_compiled, "column_bounds", _column_bounds)

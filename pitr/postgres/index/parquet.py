@@ -152,7 +152,7 @@ def _encode_chunk(
         return stored, raw, 0
     # Bytes: a dictionary of the values that occur, and indexes of eight bits, that is of one byte.
     data = bytes(values)
-    present = sorted(set(data))
+    present = _values_in(data)
     dictionary = b"".join(value.to_bytes(4, "little") for value in present)
     first, first_raw = _page(compressor, dictionary, 7, {1: len(present), 2: _PLAIN})
     indexes = data.translate(_index_table(present))
@@ -160,6 +160,15 @@ def _encode_chunk(
     page = b"\x08" + varint(runs << 1 | 1) + indexes.ljust(runs * 8, b"\0")
     second, second_raw = _page(compressor, page, 5, {1: count, 2: _DICTIONARY, 3: _RLE, 4: _RLE})
     return first + second, first_raw + second_raw, len(first)
+
+
+def _values_in(data: bytes) -> list[int]:
+    """Return the values of bytes, ascending. They are few: one after the other is taken out."""
+    found = bytearray()
+    while data:
+        found.append(data[0])
+        data = data.translate(None, data[:1])
+    return sorted(found)
 
 
 def _index_table(present: Sequence[int]) -> bytes:
@@ -275,6 +284,11 @@ def footer_extent(tail: bytes) -> int:
     if len(tail) < TRAILER_BYTES or tail[-4:] != MAGIC:
         raise Damaged("the end mark is missing")
     return int.from_bytes(tail[-8:-4], "little") + TRAILER_BYTES
+
+
+def footer_crc(data: bytes) -> int:
+    """Return the CRC-32 of the footer of a whole file. Raises Damaged."""
+    return zlib.crc32(data[-footer_extent(data) : -TRAILER_BYTES])
 
 
 def decode_footer(tail: bytes, columns: Sequence[Column], size: int) -> Footer:

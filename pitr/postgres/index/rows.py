@@ -107,11 +107,18 @@ def join_rows(parts: Sequence[Rows]) -> Rows:
 
 
 def sort_by_relation(rows: Rows) -> Rows:
-    """Return rows in the order of database and relation file, otherwise as they came."""
-    return rows.take(sort_rows(rows["database"], rows["relation"]))
+    """Return rows by database, relation file and LSN, those of one record as they came."""
+    by_lsn = _order_by_lsn(rows)
+    keys = [take_rows(rows[name], 4, by_lsn) for name in ("database", "relation")]
+    return rows.take(take_rows(by_lsn, 4, sort_rows(*keys)))
 
 
 def sort_by_lsn(rows: Rows) -> Rows:
     """Return rows in the order of their LSNs, those of one record as they came."""
-    lsns = memoryview(rows["lsn"]).cast("B").cast("I")
-    return rows.take(sort_rows(lsns[1::2].tobytes(), lsns[0::2].tobytes()))
+    return rows.take(_order_by_lsn(rows))
+
+
+def _order_by_lsn(rows: Rows) -> bytes:
+    halves = array("I")
+    halves.frombytes(memoryview(rows["lsn"]).cast("B"))
+    return sort_rows(memoryview(halves[1::2]), memoryview(halves[0::2]))

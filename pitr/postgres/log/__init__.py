@@ -2,4 +2,5 @@
 
 Import order inside the package:
     pattern → tables → succession, collecting → verdict → log
+    stamp
 """

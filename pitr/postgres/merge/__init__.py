@@ -2,5 +2,5 @@
 
 Import order inside the package:
     kin; planned → blockers, digests, parents, rehearsal, writability → script → plan, writing
-    writing → images, verification → apply, undo
+    writing → images, verification → undo → outcome, waiting → apply
 """

@@ -7,7 +7,8 @@
     3  the plan is made, by the same code as `plan`, and must be the one that was agreed to
     4  what is to be written is written, set by set, and counted
     5  what was written is read back: a trigger may have dropped or altered rows
-    6  the rows before and after, and the record with the transaction's number, become durable
+    6  the rows before and after, and the record with the transaction's number, become durable;
+       that no crash gives the number away again was seen to beforehand
     7  COMMIT. When the connection ends there, the server is asked what became of the transaction
 
 Everything is local to the transaction. No superuser is needed.
@@ -24,15 +25,17 @@ from pathlib import Path
 import psycopg
 from psycopg import errors
 
-from pitr.errors import DatabaseRefused, PlanStale, SourceUnreachable
+from pitr.errors import DatabaseRefused, PlanStale, SourceUnreachable, SourceUnusable
 from pitr.merge.rules import actions_of
 from pitr.postgres.diff.classified import ClassifiedTable
 from pitr.postgres.diff.states import States, sidecars
 from pitr.postgres.live.faults import server_fault
 from pitr.postgres.merge.images import Images
+from pitr.postgres.merge.outcome import hold_number, merge_outcome
 from pitr.postgres.merge.plan import PlanRequest, PreparedPlan, make_plan
 from pitr.postgres.merge.planned import PlannedTable
 from pitr.postgres.merge.verification import verify_written
+from pitr.postgres.merge.waiting import Waiting, telling_who_blocks
 from pitr.postgres.merge.writability import check_rights
 from pitr.postgres.merge.writing import WrittenTable, refused, write_all
 from pitr.postgres.tables.session import (
@@ -46,6 +49,8 @@ from pitr.postgres.tables.session import (
     unpin,
     value_of,
 )
+from pitr.recovery.merges import HeldNumber
+from pitr.vocabulary.event import Event, Level, OnEvent
 from pitr.vocabulary.plan import MergeOutcome, MergeStep, OnStep
 from pitr.vocabulary.row_class import Action
 
@@ -57,9 +62,18 @@ _IDLE_SECONDS = 600
 _ADVISORY = (0x70697472, 1)
 _AGAIN = (errors.DeadlockDetected, errors.SerializationFailure, errors.UniqueViolation)
 
+
+@dataclass(frozen=True, slots=True)
+class Transaction:
+    """The number of the merge's transaction, and what makes it surely its own."""
+
+    xid: str
+    held: HeldNumber | None
+
+
 Classify = Callable[[States], list[ClassifiedTable]]
 Again = Callable[[Connection, Sequence[ClassifiedTable]], list[ClassifiedTable]]
-Record = Callable[[str, tuple[WrittenTable, ...], PreparedPlan], None]
+Record = Callable[[Transaction, tuple[WrittenTable, ...], PreparedPlan], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,9 +82,10 @@ class MergeRun:
 
     `folder` is that of the merge, where its rows go. `expected` is the fingerprint that was agreed
     to, None when the user agreed to whatever the plan is. `classify` stages and classifies,
-    `again` classifies once more. `record` makes the record durable, given the transaction's
-    number; `discard` removes it when that is known to be rolled back. `reconnect` opens live anew,
-    to ask what became of a COMMIT.
+    `again` classifies once more. `record` makes the record durable, given the transaction;
+    `discard` removes it when that is known to be rolled back. `reconnect` opens live anew,
+    to ask what became of a COMMIT, and who blocks. `report` is told of waiting and of another
+    attempt; it may be called by another thread. No limit on statements for 0 `statement_seconds`.
     """
 
     folder: Path
@@ -81,6 +96,7 @@ class MergeRun:
     discard: Callable[[], None]
     reconnect: Callable[[], Connection]
     on_step: OnStep
+    report: OnEvent
     lock_seconds: float = 10.0
     statement_seconds: float = 0.0
     attempts: int = _ATTEMPTS
@@ -105,11 +121,19 @@ def apply_plan(states: States, request: PlanRequest, how: MergeRun) -> Applied:
     """
     for attempt in range(1, how.attempts + 1):
         try:
-            with _rolled_back(states.live), _said():
+            with (
+                _rolled_back(states.live),
+                telling_who_blocks(
+                    states.live, how.reconnect, how.report, how.lock_seconds
+                ) as waiting,
+                _said(waiting),
+            ):
                 return _once(states, request, how, attempt)
         except _Again as reason:
             if attempt == how.attempts:
                 raise reason.error from reason
+            tried = f"trying again, attempt {attempt + 1} of {how.attempts}"
+            how.report(Event(Level.INFO, tried, reason.error.detail))
             time.sleep(_PAUSE_SECONDS * 2**attempt)
         finally:
             _sweep(how.folder)
@@ -136,7 +160,7 @@ def _rolled_back(live: Connection) -> Iterator[None]:
 
 
 @contextmanager
-def _said() -> Iterator[None]:
+def _said(waiting: Waiting) -> Iterator[None]:
     """Turn what the server says into errors of ours."""
     try:
         yield
@@ -145,8 +169,14 @@ def _said() -> Iterator[None]:
     except errors.LockNotAvailable as error:
         raise DatabaseRefused(
             "a lock was not to be had in time; nothing was changed",
-            detail=_says(error),
+            detail=_says(error) + waiting.sentence,
             hint="Run the command again, or wait longer with --lock-timeout.",
+        ) from error
+    except errors.QueryCanceled as error:
+        raise DatabaseRefused(
+            "a statement of the merge was cancelled; nothing was changed",
+            detail=_says(error) + waiting.sentence,
+            hint="Run the command again, or allow more time with --statement-timeout.",
         ) from error
     except errors.IntegrityError as error:
         raise refused(_says(error)) from error
@@ -173,6 +203,7 @@ def _once(states: States, request: PlanRequest, how: MergeRun, attempt: int) -> 
         _begin(live, how)
         how.on_step(MergeStep.LOCKED)
         classified = how.classify(states)
+        transaction = _transaction(live, how)
         began = time.monotonic()
         classified = _lock(states, classified, request, how)
         prepared = make_plan(states, classified, request)
@@ -182,14 +213,13 @@ def _once(states: States, request: PlanRequest, how: MergeRun, attempt: int) -> 
         return Applied(prepared=prepared, attempts=attempt)
     how.on_step(MergeStep.VALIDATED)
     tables, warnings = _write(live, prepared, how)
-    xid = str(value_of(live, "SELECT pg_catalog.pg_current_xact_id()::text"))
-    how.record(xid, tables, prepared)
+    how.record(transaction, tables, prepared)
     try:
         how.on_step(MergeStep.RECORDED)
     except BaseException:
         how.discard()
         raise
-    _commit(live, xid, how)
+    _commit(live, transaction, request.source, how)
     how.on_step(MergeStep.COMMITTED)
     return Applied(
         prepared=prepared,
@@ -219,6 +249,11 @@ def _begin(live: Connection, how: MergeRun) -> None:
             detail=f"It held the advisory lock for {how.lock_seconds:g} s.",
             hint="Run the command again when the other merge is over.",
         ) from error
+
+
+def _transaction(live: Connection, how: MergeRun) -> Transaction:
+    xid = str(value_of(live, "SELECT pg_catalog.pg_current_xact_id()::text"))
+    return Transaction(xid, hold_number(xid, how.reconnect))
 
 
 def _durable_commit(live: Connection) -> str:
@@ -298,7 +333,7 @@ def stale(detail: str) -> PlanStale:
 # --- COMMIT --------------------------------------------------------------------------------------
 
 
-def _commit(live: Connection, xid: str, how: MergeRun) -> None:
+def _commit(live: Connection, transaction: Transaction, place: str, how: MergeRun) -> None:
     try:
         run(live, "COMMIT")
         return
@@ -307,7 +342,7 @@ def _commit(live: Connection, xid: str, how: MergeRun) -> None:
             how.discard()
             raise
         lost = error
-    outcome = _outcome(how, xid)
+    outcome = _outcome(transaction, place, how)
     if outcome is MergeOutcome.HAPPENED:
         return
     if outcome is MergeOutcome.DID_NOT_HAPPEN:
@@ -317,38 +352,28 @@ def _commit(live: Connection, xid: str, how: MergeRun) -> None:
         ) from lost
     raise SourceUnreachable(
         "it is not known whether the merge was committed",
-        detail=f"The connection was lost at COMMIT, and the server cannot be asked about {xid}.",
+        detail="The connection was lost at COMMIT, and the server cannot be asked about"
+        f" transaction {transaction.xid}.",
         hint="The next 'pitr plan', 'merge', 'undo' or 'recoveries' asks again.",
     ) from lost
 
 
-def _outcome(how: MergeRun, xid: str) -> MergeOutcome:
+def _outcome(transaction: Transaction, place: str, how: MergeRun) -> MergeOutcome:
     deadline = time.monotonic() + _OUTCOME_SECONDS
     while time.monotonic() < deadline:
-        with suppress(psycopg.Error, SourceUnreachable):
+        with suppress(psycopg.Error, SourceUnreachable, SourceUnusable):
             live = how.reconnect()
             try:
-                found = transaction_outcome(live, xid)
+                found = merge_outcome(
+                    live,
+                    how.folder,
+                    xid=transaction.xid,
+                    held=transaction.held,
+                    place=place,
+                )
             finally:
                 live.close()
             if found is not None:
                 return found
         time.sleep(_PAUSE_SECONDS * 4)
     return MergeOutcome.CANNOT_BE_TOLD
-
-
-def transaction_outcome(live: Connection, xid: str) -> MergeOutcome | None:
-    """Ask the server what became of a transaction; None while it is still running.
-
-    One that lies in the server's future left nothing behind: the server crashed before any of its
-    WAL was on disk, and has not given the number away again. Not guaranteed: once it has, the
-    answer is about that other transaction.
-    """
-    try:
-        found = value_of(live, "SELECT pg_catalog.pg_xact_status(%s::pg_catalog.xid8)", (xid,))
-    except errors.InvalidParameterValue:
-        return MergeOutcome.DID_NOT_HAPPEN
-    if found == "in progress":
-        return None
-    outcomes = {"committed": MergeOutcome.HAPPENED, "aborted": MergeOutcome.DID_NOT_HAPPEN}
-    return outcomes.get(str(found), MergeOutcome.CANNOT_BE_TOLD)

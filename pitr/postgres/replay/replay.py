@@ -40,6 +40,7 @@ from pitr.postgres.replay.server import (
 )
 from pitr.postgres.replay.target_tables import (
     Connection,
+    KinWish,
     TargetRelation,
     catalog_files,
     choose_tables,
@@ -108,11 +109,15 @@ class ServerTools:
 
 @dataclass(frozen=True, slots=True)
 class CatalogState:
-    """What the catalogs at the target say, and what the recovery of tables goes by."""
+    """What the catalogs at the target say, and what the recovery of tables goes by.
+
+    `kin` are the tables that come along for the foreign keys of `tables`, and their partitions.
+    """
 
     database: str
     superuser: str
     tables: tuple[TargetRelation, ...]
+    kin: tuple[TargetRelation, ...]
     wanted: WantedFiles
     tablespaces: tuple[int, ...]
 
@@ -175,7 +180,7 @@ class Replay:
         database: str,
         names: Sequence[str],
         *,
-        with_parents: bool = False,
+        kin: KinWish | None = None,
         may_lack: bool = False,
     ) -> CatalogState:
         """Recover the catalogs, and return what they say of the tables of these names.
@@ -198,7 +203,8 @@ class Replay:
                     raise _no_database(database, at_rest)
                 missing = wanted.lacking(at_rest.catalog_files(found)) if found == oid else set()
                 if found == oid and not missing:
-                    request = _TableRequest(database, found, tuple(names), with_parents, may_lack)
+                    wish = kin or KinWish()
+                    request = _TableRequest(database, found, tuple(names), wish, may_lack)
                     return _ask(started.as_user(at_rest.superuser()), request)
             # A catalog was moved, or the name is of another database than it was in the base.
             wanted = wanted.with_files(missing) if missing else _catalogs_of(at_rest, found)
@@ -299,7 +305,7 @@ class _TableRequest:
     database: str
     oid: int
     names: tuple[str, ...]
-    with_parents: bool
+    kin: KinWish
     may_lack: bool
 
 
@@ -323,12 +329,14 @@ def _ask(started: RunningServer, request: _TableRequest) -> CatalogState:
     with contextlib.closing(started.connect(request.database)) as connection:
         choose = choose_there if request.may_lack else choose_tables
         tables = choose(named_relations(connection), request.names)
-        needed = needed_relations(connection, tables, with_parents=request.with_parents)
+        needed = needed_relations(connection, tables, request.kin)
+        chosen = {table.oid for table in tables}
         own = {relation.file for relation in needed if relation.file}
         return CatalogState(
             database=request.database,
             superuser=started.server.superuser,
             tables=tuple(tables),
+            kin=tuple(one for one in needed if one.kind in "rp" and one.oid not in chosen),
             wanted=WantedFiles(request.oid, frozenset(catalog_files(connection) | own)),
             tablespaces=tuple(tablespaces(connection)),
         )

@@ -33,6 +33,14 @@ Connection = psycopg.Connection[tuple[Any, ...]]
 
 
 @dataclass(frozen=True, slots=True)
+class KinWish:
+    """Whether tables come along whose rows belong to those of the chosen ones by foreign keys."""
+
+    parents: bool = False
+    children: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class TargetRelation:
     """A relation as the catalogs at the target have it.
 
@@ -95,10 +103,14 @@ def catalog_files(connection: Connection) -> set[tuple[int, int]]:
 
 
 def needed_relations(
-    connection: Connection, tables: Sequence[TargetRelation], *, with_parents: bool = False
+    connection: Connection, tables: Sequence[TargetRelation], kin: KinWish
 ) -> list[TargetRelation]:
-    """Return the tables with all that they need to be usable."""
-    parameters = {"tables": [table.oid for table in tables], "with_parents": with_parents}
+    """Return the tables with all that they need to be usable, and their kin."""
+    parameters = {
+        "tables": [table.oid for table in tables],
+        "with_parents": kin.parents,
+        "with_children": kin.children,
+    }
     rows = connection.execute(_read("needed_relations.sql"), parameters).fetchall()
     return [
         TargetRelation(

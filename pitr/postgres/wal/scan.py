@@ -20,6 +20,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
+from itertools import compress
 from types import ModuleType
 from typing import Literal
 
@@ -118,16 +119,18 @@ class BlockColumns:
 class Scan:
     """What one scan found: columns of verified records, and why and where it ended.
 
-    With a fault as `end`, `state.position` is the LSN of the record or page that is at fault.
+    `kept_data` are the records that `kept` tells of, one after the other, each up to its offset
+    in `kept_ends` (Q); `kept_numbers` (I) are their row numbers. With a fault as `end`,
+    `state.position` is the LSN of the record or page that is at fault.
     """
 
     end: LogEnd
     state: ScanState
     records: RecordColumns
     blocks: BlockColumns
-    _kept_records: memoryview
-    _kept_ends: memoryview
-    _kept: bytes
+    kept_numbers: memoryview
+    kept_ends: memoryview
+    kept_data: bytes
 
     def kept(self) -> Iterator[tuple[int, bytes]]:
         """Yield (row number, whole record without page headers) of what payload.py decodes.
@@ -135,10 +138,21 @@ class Scan:
         That is every record without block references of XLOG (but NOOP), Transaction, Storage,
         Database, Tablespace, RelMap and Heap (TRUNCATE).
         """
-        begin = 0
-        for number, end in zip(self._kept_records, self._kept_ends, strict=True):
-            yield number, self._kept[begin:end]
-            begin = end
+        return self.kept_where(b"\1" * len(self.kept_numbers))
+
+    def kept_where(self, mask: bytes) -> Iterator[tuple[int, bytes]]:
+        """Yield those of `kept` for which the byte of `mask` is not 0."""
+        ends = self.kept_ends
+        for at in compress(range(len(ends)), mask):
+            yield self.kept_numbers[at], self.kept_data[ends[at - 1] if at else 0 : ends[at]]
+
+    def kept_kinds(self) -> tuple[bytes, bytes]:
+        """Return the resource manager, and the info, of each record that `kept` has."""
+        rmgrs, infos = self.records.rmgr, self.records.info
+        return (
+            bytes(map(rmgrs.__getitem__, self.kept_numbers)),
+            bytes(map(infos.__getitem__, self.kept_numbers)),
+        )
 
 
 _compiled: ModuleType | None = None

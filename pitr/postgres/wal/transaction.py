@@ -32,6 +32,8 @@ _HAS_ORIGIN = 1 << 5
 _HAS_AE_LOCKS = 1 << 6
 _HAS_GID = 1 << 7
 _HAS_DROPPED_STATS = 1 << 8
+# XACT_COMPLETION_APPLY_FEEDBACK: the session had synchronous_commit = remote_apply.
+_WANTS_APPLY = 1 << 29
 
 _INVALIDATION_BYTES = 16
 _RELCACHE_ID = -2
@@ -64,6 +66,8 @@ class TransactionEnd:
     `xid` is the transaction that ends, which for a prepared one is not the xid in the record's
     header; `subxids` its sub-transactions that end with it. `dropped` are the relation files that
     are deleted. `database` is 0 when the record does not tell it. `time_us` counts from 1970.
+    `wants_apply` says that the session asked standbys to apply it: synchronous_commit was
+    remote_apply.
     """
 
     is_commit: bool
@@ -79,6 +83,7 @@ class TransactionEnd:
     has_exclusive_locks: bool
     origin_lsn: int | None
     origin_time_us: int | None
+    wants_apply: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +163,7 @@ def _decode_end(record: Record, fields: Fields, version: WalVersion) -> Transact
         has_exclusive_locks=bool(parts & _HAS_AE_LOCKS),
         origin_lsn=origin[0] if origin else None,
         origin_time_us=origin[1] + EPOCH_SHIFT_US if origin else None,
+        wants_apply=bool(parts & _WANTS_APPLY),
     )
 
 

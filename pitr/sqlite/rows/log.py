@@ -13,7 +13,7 @@ from pitr.sqlite.pagelog.images import AHEAD_BYTES_MAX, Place
 from pitr.sqlite.pagelog.segment import CommitKind, CommitRecord
 from pitr.sqlite.rows.changes import Stepper, TableDelta
 from pitr.sqlite.rows.watch import Watch
-from pitr.vocabulary.change import Transaction
+from pitr.vocabulary.change import TableChange, Transaction
 from pitr.vocabulary.position import CommitNumber
 
 # The indexes of so many commits are held at once: few for a `--limit 1`, many for a long way.
@@ -86,6 +86,21 @@ def walk(
         for visit in visits:
             yield CommitDelta(visit.record, tuple(_step(stepper, visit)))
     watch.refuse_unseen()
+
+
+def net_changes(archive: PageArchive, first: int, last: int) -> list[TableChange]:
+    """Return what all that was committed after `first` and up to `last` came to, by table.
+
+    As if it had been one transaction: a row that was deleted and put in again the same is in no
+    count, and a table that was made anew under its old name was rewritten, not dropped. Raises
+    ArchiveGap, OutsideWindow, CorruptDatabase, CorruptObject.
+    """
+    history = archive.window(first, last)
+    here, there = Snapshot(history.at(last)), Snapshot(history.at(first))
+    later = [record.number for record in history.records if record.number > first]
+    changed = frozenset[int]().union(*(history.changed(number) for number in later))
+    stepper = Stepper(Watch(None), here)
+    return [delta.change for delta in stepper.step(here, there, changed, is_exact=False)]
 
 
 @dataclass(frozen=True, slots=True)

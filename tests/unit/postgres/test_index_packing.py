@@ -9,6 +9,8 @@ from collections.abc import Callable
 import pytest
 
 from pitr.postgres.index import packing
+from pitr.postgres.wal.fields import EPOCH_SHIFT_US
+from pitr.postgres.wal.page import advance, align
 
 try:
     from pitr import _speedups
@@ -108,3 +110,55 @@ def test_bounds_are_those_of_the_values() -> None:
                 continue
             values = array(packing.CODES[width], column)
             assert bounds(column, width) == (min(values), max(values))
+
+
+def test_ends_of_records_are_those_that_the_pages_give() -> None:
+    """Both twins pass page headers as `advance` does, whatever the LSN and the length."""
+    rng = random.Random(11)
+    for segment_bytes in (1 << 20, 1 << 24):
+        begins = [8 * rng.randrange(1 << 28) for _ in range(300)]
+        begins += [segment_bytes * 5, segment_bytes * 5 + 8192, segment_bytes * 6 - 8]
+        sizes = [rng.choice([24, 26, 34, 8152, 8153, 40_000, 3 * segment_bytes]) for _ in begins]
+        lsns, lengths = array("Q", begins).tobytes(), array("I", sizes).tobytes()
+        expected = [
+            align(advance(lsn, size, segment_bytes))
+            for lsn, size in zip(begins, sizes, strict=True)
+        ]
+
+        for ends in twins("record_ends"):
+            assert array("Q", ends(lsns, lengths, segment_bytes)).tolist() == expected
+
+
+def test_times_are_taken_from_the_bytes_before_an_offset() -> None:
+    """Both twins count from 1970, give 0 for what lies before, and read nothing outside."""
+    times = [
+        0,
+        1,
+        -1,
+        EPOCH_SHIFT_US,
+        -EPOCH_SHIFT_US,
+        -EPOCH_SHIFT_US - 5,
+        (1 << 63) - 1,
+        -1 << 63,
+    ]
+    data = b"xyz" + b"".join(time.to_bytes(8, "little", signed=True) for time in times)
+    ends = array("Q", range(11, len(data) + 1, 8)).tobytes()
+    for take in twins("take_times"):
+        found = array("Q", take(data, ends)).tolist()
+        assert found == [max(time + EPOCH_SHIFT_US, 0) for time in times]
+        for outside in (7, len(data) + 1, (1 << 64) - 1):
+            with pytest.raises(IndexError):
+                take(data, array("Q", [outside]).tobytes())
+
+
+def test_other_rows_are_those_that_are_not_named() -> None:
+    """In order and once, however often and in which order the others are named."""
+    rng = random.Random(5)
+    for count in COUNTS:
+        named = [rng.randrange(count) for _ in range(count)] if count else []
+        expected = sorted(set(range(count)) - set(named))
+        for other in twins("other_rows"):
+            found = other(count, array("I", named).tobytes())
+            assert array("I", found).tolist() == expected
+            with pytest.raises(IndexError):
+                other(count, array("I", [*named, count]).tobytes())
