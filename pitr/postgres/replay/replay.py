@@ -196,7 +196,7 @@ class Replay:
             if missing := wanted.lacking(selection.mapped):
                 wanted = wanted.with_files(missing)
                 continue
-            with self._recovered("catalogs", wanted, selection, keep_changes=False) as started:
+            with self._recovered("catalogs", wanted, selection) as started:
                 at_rest = CatalogsAtRest.of_server(started.server)
                 found = at_rest.databases().get(database)
                 if found is None:
@@ -232,6 +232,17 @@ class Replay:
             datadir.settle(server, self._settings(selection))
         return ReplayedTables(server, catalogs, rows, selection, wal_bytes)
 
+    @contextlib.contextmanager
+    def asked(self, catalogs: CatalogState) -> Iterator[RunningServer]:
+        """Recover the tables into a server that runs for the block only; raises as `recover`."""
+        selection = self._select(catalogs.wanted)
+        spaces = catalogs.tablespaces
+        with self._recovered("asked", catalogs.wanted, selection, spaces) as started:
+            started = started.as_user(catalogs.superuser)
+            with contextlib.closing(started.connect(catalogs.database)) as connection:
+                _roll_back_prepared(connection)
+            yield started
+
     # --- a pass
 
     def _select(self, wanted: WantedFiles) -> Selection:
@@ -256,13 +267,17 @@ class Replay:
 
     @contextlib.contextmanager
     def _recovered(
-        self, name: str, wanted: WantedFiles, selection: Selection, *, keep_changes: bool
+        self,
+        name: str,
+        wanted: WantedFiles,
+        selection: Selection,
+        tablespaces: Sequence[int] = (),
     ) -> Iterator[RunningServer]:
         """Recover into a folder that is only for this block."""
         server = self._server(self._folder / name, "postgres")
         try:
-            self._build(server, wanted, selection, ())
-            with running(server, keep_changes=keep_changes) as started:
+            self._build(server, wanted, selection, tablespaces)
+            with running(server, keep_changes=False) as started:
                 yield started
         finally:
             shutil.rmtree(server.folder, ignore_errors=True)
