@@ -168,12 +168,11 @@ def test_sidecar_is_asked_by_a_role_that_reaches_nothing_else(site: Site) -> Non
         assert list(query(reader, "SELECT count(*) FROM secret").rows) == [(1,)]
         for statement, said in (
             ("SELECT reads_hidden()", "permission denied for function pg_read_file"),
-            ("SELECT runs_programs()", "permission denied to COPY to or from an external program"),
+            ("SELECT runs_programs()", "pg_execute_server_program"),
             ("SELECT * FROM far", "has no handler"),
-            ("DELETE FROM orders", "permission denied"),
+            ("DELETE FROM orders", "read-only transaction"),
             ("SELECT set_config('role', 'postgres', false)", "permission denied"),
             ("SELECT set_config('session_authorization', 'postgres', false)", "permission denied"),
-            ("SELECT lo_create(0)", "read-only transaction"),
             ("SELECT 1/0", "division by zero"),
         ):
             with pytest.raises(UsageError) as raised:

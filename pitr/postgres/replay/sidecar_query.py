@@ -40,7 +40,7 @@ def query(connection: Connection, statement: str) -> QueryResult:
     pg.set_single_row_mode()
     first = _next(connection)
     assert first is not None, "a statement has a result"
-    _check(first)
+    _check(connection, first)
     columns = tuple((first.fname(at) or b"?").decode() for at in range(first.nfields))
     return QueryResult(columns, _rows(connection, first))
 
@@ -59,7 +59,7 @@ def _rows(connection: Connection, first: PGresult) -> Iterator[Row]:
     result: PGresult | None = first
     while result is not None:
         try:
-            _check(result)
+            _check(connection, result)
         except FileAbsent as absent:
             raise UsageError(
                 "the statement reads a table that shows only after its first rows",
@@ -73,9 +73,12 @@ def _rows(connection: Connection, first: PGresult) -> Iterator[Row]:
         result = _next(connection)
 
 
-def _check(result: PGresult) -> None:
+def _check(connection: Connection, result: PGresult) -> None:
+    """Raise what a result says, when it is an error; the connection can be used again."""
     if result.status != ExecStatus.FATAL_ERROR:
         return
+    while _next(connection) is not None:
+        pass
     said = (result.error_field(DiagnosticField.MESSAGE_PRIMARY) or b"").decode(errors="replace")
     absent = _ABSENT.search(said)
     if result.error_field(DiagnosticField.SQLSTATE) == b"58P01" and absent:
