@@ -16,6 +16,7 @@ import sys
 import tomllib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -45,7 +46,7 @@ BANNED_NAMES |= {"util", "utils"}
 DURABLE_NAMES = {"fdatasync", "fsync", "link", "rename", "renames", "replace"}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Module:
     """One parsed source file; `name` is dotted, a package's `__init__` has the package's name."""
 
@@ -100,7 +101,7 @@ FLOORS = read_floors(ARCHITECTURE.read_text())
 
 def imports(module: Module, known: Iterable[str] = MODULE_NAMES) -> Iterator[tuple[ast.AST, str]]:
     """Yield (node, dotted name) of each import, also of a module that a string names."""
-    for node in ast.walk(module.tree):
+    for node in nodes(module):
         if isinstance(node, ast.Import):
             yield from ((node, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -117,14 +118,21 @@ def part_of(name: str) -> str:
     return name.partition(".")[2].partition(".")[0]
 
 
-def calls(module: Module) -> Iterator[tuple[ast.Call, str]]:
-    for node in ast.walk(module.tree):
-        if isinstance(node, ast.Call):
-            yield node, ast.unparse(node.func)
+@cache
+def nodes(module: Module) -> tuple[ast.AST, ...]:
+    """Return every node of a module: walked once for all the rules."""
+    return tuple(ast.walk(module.tree))
+
+
+@cache
+def calls(module: Module) -> list[tuple[ast.Call, str]]:
+    """Return every call with the name of what is called."""
+    found = (node for node in nodes(module) if isinstance(node, ast.Call))
+    return [(node, ast.unparse(node.func)) for node in found]
 
 
 def names_from(module: Module, source: str) -> Iterator[tuple[ast.ImportFrom, str]]:
-    for node in ast.walk(module.tree):
+    for node in nodes(module):
         if isinstance(node, ast.ImportFrom) and node.module == source:
             yield from ((node, alias.name) for alias in node.names)
 
@@ -162,7 +170,7 @@ def imports_only_lower_floors(module: Module) -> Iterator[str]:
 
 @rule("Write the import in full: `from pitr.archive.store import Store`.", modules=EVERYTHING)
 def imports_in_full(module: Module) -> Iterator[str]:
-    for node in ast.walk(module.tree):
+    for node in nodes(module):
         if isinstance(node, ast.ImportFrom) and (node.level or node.names[0].name == "*"):
             yield module.at(node, "relative or star import")
 
@@ -188,7 +196,7 @@ def libraries_are_declared(module: Module) -> Iterator[str]:
 
 @rule(f"Cut it along its steps: at most {FUNCTION_LINES_MAX} lines.", modules=EVERYTHING)
 def functions_fit_a_screen(module: Module) -> Iterator[str]:
-    for node in ast.walk(module.tree):
+    for node in nodes(module):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             lines = (node.end_lineno or 0) - node.lineno + 1
             if lines > FUNCTION_LINES_MAX:
@@ -213,10 +221,12 @@ def lines_fit_the_width(module: Module) -> Iterator[str]:
 def only_cli_prints(module: Module) -> Iterator[str]:
     if module.is_in("pitr.cli"):
         return
-    for node in ast.walk(module.tree):
-        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("print", "input"):
-            yield module.at(node, "prints")
-        if isinstance(node, ast.Attribute) and ast.unparse(node) in ("sys.stdout", "sys.stderr"):
+    for call, name in calls(module):
+        if name in ("print", "input"):
+            yield module.at(call, "prints")
+    for node in nodes(module):
+        is_stream = isinstance(node, ast.Attribute) and node.attr in ("stdout", "stderr")
+        if is_stream and ast.unparse(node).startswith("sys."):
             yield module.at(node, "touches the terminal")
 
 
@@ -270,7 +280,7 @@ def modules_are_named_for_what_they_know(module: Module) -> Iterator[str]:
 def long_sql_has_its_own_file(module: Module) -> Iterator[str]:
     if module.name == "pitr.cli.demo_shop":
         return  # the demo's application: a program that knows nothing of pitr
-    for node in ast.walk(module.tree):
+    for node in nodes(module):
         if isinstance(node, ast.JoinedStr):
             text = "".join(str(getattr(part, "value", "?")) for part in node.values)
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):

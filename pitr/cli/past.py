@@ -19,6 +19,7 @@ from pitr.cli.render import (
     time_cell,
     time_header,
 )
+from pitr.cli.unread import ended_when_unread
 from pitr.errors import UsageError
 from pitr.operations.clock import now_us
 from pitr.operations.history import LogRequest, log_transactions
@@ -228,5 +229,8 @@ def sql(
     STATEMENT is one SELECT. The pages it needs are read from the archive, and no others.
     """
     settings = settings_of(config, source, archive)
-    with query_past(settings, at, statement, on_target=echo_target) as result:
+    with (
+        ended_when_unread(),
+        query_past(settings, at, statement, on_target=echo_target) as result,
+    ):
         emit_rows(result.columns, result.rows, as_json=as_json)

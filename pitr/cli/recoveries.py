@@ -19,6 +19,7 @@ from pitr.cli.render import (
     time_header,
 )
 from pitr.cli.settled import report_settled
+from pitr.cli.unread import ended_when_unread
 from pitr.operations.psql import psql
 from pitr.operations.recoveries import all_merges, all_recoveries, drop
 from pitr.operations.sql import query_sidecar
@@ -110,7 +111,7 @@ def recoveries_sql(
         raise click.UsageError("recoveries sql takes an optional ID and one statement")
     recovery_id = words[0] if len(words) == 2 else None
     settings = settings_of(config, source, archive)
-    with query_sidecar(settings, recovery_id, words[-1]) as result:
+    with ended_when_unread(), query_sidecar(settings, recovery_id, words[-1]) as result:
         emit_rows(result.columns, result.rows, as_json=as_json)
 
 

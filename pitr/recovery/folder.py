@@ -3,6 +3,7 @@
     STATE/recoveries/2026-11-22-140259-orders/
         maker            held with flock by the process that makes the recovery, then removed
         elsewhere        folders outside that belong to the recovery and go with it, one a line
+        */*/lock         held with flock while something of the recovery is in use; */lock elsewhere
         recovery.json    what the recovery is; written last
         ...              the sidecar and whatever belongs to it
 
@@ -207,11 +208,37 @@ def _remove(folder: Path) -> None:
 
 def _remove_elsewhere(folder: Path) -> None:
     """Remove the folders that a recovery claimed. Raises OSError."""
-    with contextlib.suppress(FileNotFoundError):
-        for line in (folder / _ELSEWHERE).read_text().splitlines():
-            if Path(line).name == folder.name:
-                with contextlib.suppress(FileNotFoundError):
-                    shutil.rmtree(line)
+    for place in _elsewhere(folder):
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(place)
+
+
+@contextlib.contextmanager
+def _unused(folder: Path) -> Iterator[None]:
+    """Hold all locks of a recovery. Raises PreconditionFailed when another process has one."""
+    places = [(folder, "*/*/lock"), *((place, "*/lock") for place in _elsewhere(folder))]
+    with contextlib.ExitStack() as stack:
+        for path in (path for place, pattern in places for path in place.glob(pattern)):
+            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            stack.callback(os.close, descriptor)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise PreconditionFailed(
+                    f"recovery {folder.name!r} is in use",
+                    detail="Another command runs its server, as 'pitr recoveries psql' does.",
+                    hint="End that command first.",
+                ) from None
+        yield
+
+
+def _elsewhere(folder: Path) -> list[Path]:
+    """Return the folders outside that a recovery claimed."""
+    try:
+        lines = (folder / _ELSEWHERE).read_text().splitlines()
+    except FileNotFoundError:
+        return []
+    return [Path(line) for line in lines if Path(line).name == folder.name]
 
 
 def _folders(state: Path) -> list[Path]:
@@ -253,10 +280,10 @@ def read_recovery(state: Path, recovery_id: str | None = None) -> Recovery:
 def drop_recovery(state: Path, recovery_id: str) -> None:
     """Remove the folder of a recovery, damaged or not. A sidecar outside it is left alone.
 
-    Raises UsageError when there is no such recovery, PreconditionFailed.
+    Raises UsageError when there is no such recovery, PreconditionFailed, as when it is in use.
     """
     folder = recovery_folder(state, recovery_id)
-    with _reported(folder):
+    with _reported(folder), _unused(folder):
         # First what makes it a recovery: killed here, the rest is a leftover that gets swept.
         (folder / _ABOUT).unlink()
         with contextlib.suppress(FileNotFoundError):  # a sweep may be at it already

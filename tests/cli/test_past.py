@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
+import subprocess
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from tests.cli.commands import pitr, succeed, told, write
+from tests.cli.commands import (
+    PITR,
+    WAIT_SECONDS,
+    environment,
+    pitr,
+    succeed,
+    told,
+    write,
+)
 from tests.cli.conftest import ORDERS, Shop
 
 CHANGE_KEYS = {"table", "inserted", "updated", "deleted", "truncated", "rewritten", "dropped"}
@@ -309,3 +319,28 @@ def test_archive_alone_answers_on_a_machine_without_the_source(tmp_path: Path) -
     assert succeed(there, "status", *given, **home).json["lag_seconds"] == 0
     assert (table["rows"], table["missing_in_live"], table["extra_in_live"]) == (1, None, None)
     assert listed[0]["sidecar"].startswith(home["HOME"])
+
+
+ENDLESS = "WITH RECURSIVE t AS (SELECT 1 AS i UNION ALL SELECT i FROM t) SELECT count(*) FROM t"
+
+
+def test_endless_query_ends_when_nobody_reads_its_answer(shop: Shop) -> None:
+    """What started it was killed: its end of the pipe is closed, and there is nobody to tell."""
+    reader, writer = os.pipe()
+    with subprocess.Popen(
+        [*PITR, "sql", "--at", "latest", ENDLESS],
+        cwd=shop.folder,
+        env=environment(),
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            os.close(writer)
+            assert process.stderr is not None
+            assert "last included" in process.stderr.readline()  # it has begun
+            os.close(reader)
+            process.communicate(timeout=WAIT_SECONDS)
+        finally:
+            process.kill()
+    assert process.returncode != 0

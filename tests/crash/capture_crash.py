@@ -146,6 +146,7 @@ class World:
     def stop_capture(self) -> None:
         """Let capture archive what is committed, and end it as a user does."""
         assert self.capture is not None
+        _wait_until_caught(self.capture, signal.SIGTERM)
         self.capture.send_signal(signal.SIGTERM)
         assert self.capture.wait(60) == 0, self.events()
 
@@ -232,3 +233,14 @@ def wait_for_base(world: World) -> None:
     while not any(True for _ in world.store.list("log/")):
         assert time.monotonic() < end, world.events()
         time.sleep(0.02)
+
+
+def _wait_until_caught(process: subprocess.Popen[str], number: signal.Signals) -> None:
+    """Wait until a process that has just been started has its handler of a signal."""
+    deadline = time.monotonic() + 60
+    status = Path(f"/proc/{process.pid}/status")
+    while time.monotonic() < deadline and process.poll() is None:
+        caught = next(line for line in status.read_text().splitlines() if line[:7] == "SigCgt:")
+        if int(caught[7:], 16) >> (number - 1) & 1:
+            return
+        time.sleep(0.01)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import signal
 import subprocess
@@ -240,6 +241,26 @@ def test_dropped_recovery_is_gone_and_an_outer_sidecar_stays(tmp_path: Path) -> 
     assert list_recoveries(tmp_path) == [kept]
     assert not (tmp_path / "recoveries" / dropped.id).exists()
     assert outer.exists()
+
+
+def test_recovery_in_use_is_not_dropped(tmp_path: Path) -> None:
+    """A lock that another process holds, inside or in a claimed folder, keeps all of it."""
+    with new_recovery(tmp_path, label="used", now_us=0) as new:
+        outside = tmp_path / "outside" / new.id
+        new.claim(outside)
+        places = [new.folder / "server" / "sidecar", outside / "sidecar"]
+        for place in places:
+            place.mkdir(parents=True)
+            (place / "lock").touch()
+        new.finish(about(new))
+    for place in places:
+        with (place / "lock").open() as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            with pytest.raises(PreconditionFailed, match="is in use"):
+                drop_recovery(tmp_path, new.id)
+        assert place.exists()
+    drop_recovery(tmp_path, new.id)
+    assert not any(place.exists() for place in places)
 
 
 @pytest.mark.parametrize(

@@ -37,11 +37,12 @@ from pitr.target_text import parse_target
 from pitr.vocabulary.position import Lsn
 from pitr.vocabulary.target import ResolvedTarget
 
-_DATABASE = "postgres"
+# Where names are looked up when neither the command nor the source says.
+DATABASE = "postgres"
 
 
 @dataclass(frozen=True, slots=True)
-class _Way:
+class Way:
     """How a target is reached: the base and the WAL, an index of it or none, and the stop."""
 
     source: ReplaySource
@@ -53,6 +54,7 @@ class _Way:
 
     @property
     def bytes_read(self) -> int:
+        """Return how many bytes were read so far, those of the index included."""
         return self.source.bytes_read + (self.index.bytes_read if self.index else 0)
 
 
@@ -77,12 +79,12 @@ def make_recovery(
     """Make a recovery of this kind; see `restore`."""
     now = now_us()
     named = _database(request)
-    way = _way(settings, request, now)
+    way = find_way(settings, request, now)
     tools = ServerTools(
         find_binaries(way.source.control.major, chosen=settings.pg_bindir),
         server_account(settings.sidecar_user),
     )
-    database = named or settings.database or way.database or _DATABASE
+    database = named or settings.database or way.database or DATABASE
     later = _later(settings, request, way, now)
     on_target(way.target)
     if later is not None:
@@ -151,14 +153,14 @@ def _database(request: RestoreRequest) -> str | None:
     return next(iter(named), None)
 
 
-def _later(settings: Settings, request: RestoreRequest, way: _Way, now: int) -> _Way | None:
+def _later(settings: Settings, request: RestoreRequest, way: Way, now: int) -> Way | None:
     """Return how the state after the damage is reached, where one is asked for.
 
     Raises UsageError when it lies before the target.
     """
     if request.until is None:
         return None
-    later = _way(settings, replace(request, target=request.until), now)
+    later = find_way(settings, replace(request, target=request.until), now)
     if later.stop.lsn < way.stop.lsn:
         raise UsageError(
             "the moment after the damage lies before the target",
@@ -168,12 +170,12 @@ def _later(settings: Settings, request: RestoreRequest, way: _Way, now: int) -> 
     return later
 
 
-def _way(settings: Settings, request: RestoreRequest, now: int) -> _Way:
+def find_way(settings: Settings, request: RestoreRequest, now: int) -> Way:
     """Return how the target is reached, from an archive or from files that lie about."""
     if request.backup is not None and request.wal is not None:
         source = open_source(BaseFolder(request.backup), WalFolder(request.wal))
         found, stop = _resolve(source, request.target, now)
-        return _Way(source, None, stop, found.target, None, str(request.wal))
+        return Way(source, None, stop, found.target, None, str(request.wal))
     reading = open_reading(settings)
     resolved = reading.resolve(request.target)
     bases = BaseArchive(reading.store)
@@ -181,7 +183,7 @@ def _way(settings: Settings, request: RestoreRequest, now: int) -> _Way:
     stop = StopPoint(resolved.timeline, resolved.stop)
     source = open_source(base, reading.wal)
     archive = settings.needed_archive()
-    return _Way(source, reading.index, stop, resolved.target, reading.database, archive)
+    return Way(source, reading.index, stop, resolved.target, reading.database, archive)
 
 
 def nearest_base(reading: Reading, bases: BaseArchive, resolved: ResolvedLsn) -> BaseInfo:

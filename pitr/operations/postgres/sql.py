@@ -1,16 +1,79 @@
-"""sql on PostgreSQL: ask the sidecar of a recovery."""
+"""sql on PostgreSQL: ask the database as it was, or the sidecar of a recovery.
+
+To ask the past, the tables that the statement reads are recovered into a sidecar that goes away
+with the answer. Which they are is asked of the catalogs at the target; what only shows when the
+statement runs is found then, and recovered as well.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 
 from pitr.config import Settings
-from pitr.operations.postgres.sidecar import kept_server
-from pitr.postgres.replay.server import running
-from pitr.postgres.replay.sidecar_query import query
-from pitr.recovery.folder import read_recovery
+from pitr.errors import UsageError
+from pitr.operations.clock import now_us
+from pitr.operations.postgres.restore import DATABASE, find_way
+from pitr.operations.postgres.sidecar import kept_server, new_sidecar
+from pitr.operations.restore import RestoreRequest
+from pitr.postgres.replay.reader import connect_reader
+from pitr.postgres.replay.replay import Replay, ServerTools
+from pitr.postgres.replay.server import RunningServer, find_binaries, running, server_account
+from pitr.postgres.replay.sidecar_query import FileAbsent, query
+from pitr.postgres.replay.statement_tables import tables_read
+from pitr.postgres.replay.target_tables import Connection, TargetRelation
+from pitr.postgres.statement.reading import read_statement
+from pitr.recovery.folder import new_recovery, read_recovery
 from pitr.vocabulary.query import QueryResult
+from pitr.vocabulary.target import ResolvedTarget
+
+# How often tables that only show when the statement runs are recovered as well.
+_ROUNDS_MAX = 16
+
+
+@contextmanager
+def query_past(
+    settings: Settings,
+    target: str,
+    statement: str,
+    *,
+    on_target: Callable[[ResolvedTarget], None],
+) -> Iterator[QueryResult]:
+    """Recover the tables that a statement reads, and run it; all is gone when the block ends."""
+    named = read_statement(statement)
+    way = find_way(settings, RestoreRequest(tables=(), target=target), now_us())
+    database = settings.database or way.database or DATABASE
+    tools = ServerTools(
+        find_binaries(way.source.control.major, chosen=settings.pg_bindir),
+        server_account(settings.sidecar_user),
+    )
+    on_target(way.target)
+
+    def choose(started: RunningServer, connection: Connection) -> list[TargetRelation]:
+        with closing(connect_reader(started, database)) as reader:
+            return tables_read(connection, reader, statement, named)
+
+    with new_recovery(settings.state, label="sql", now_us=now_us()) as new:
+        folder = new_sidecar(settings, new, tools.account)
+        replay = Replay(way.source, way.stop, tools, folder, way.index)
+        catalogs = replay.find_chosen(database, choose)
+        for _ in range(_ROUNDS_MAX):
+            with (
+                replay.asked(catalogs) as started,
+                closing(connect_reader(started, database)) as reader,
+            ):
+                try:
+                    result = query(reader, statement)
+                except FileAbsent as absent:
+                    catalogs = replay.find_absent(catalogs, started, absent.file)
+                    continue
+                yield result
+                return
+    raise UsageError(
+        "the statement reads too many tables that only show as it runs",
+        detail=f"{_ROUNDS_MAX} were recovered one after the other.",
+        hint="Restore the tables with 'pitr restore -t', and ask with 'pitr recoveries sql'.",
+    )
 
 
 @contextmanager
@@ -18,6 +81,19 @@ def query_sidecar(
     settings: Settings, recovery_id: str | None, statement: str
 ) -> Iterator[QueryResult]:
     """Start the server of a recovery, ask it, and stop it when the block ends."""
-    kept = kept_server(settings, read_recovery(settings.state, recovery_id))
-    with running(kept.server) as started:
-        yield query(started, kept.database, statement)
+    read_statement(statement)
+    recovery = read_recovery(settings.state, recovery_id)
+    kept = kept_server(settings, recovery)
+    with (
+        running(kept.server) as started,
+        closing(connect_reader(started, kept.database)) as reader,
+    ):
+        try:
+            result = query(reader, statement)
+        except FileAbsent:
+            raise UsageError(
+                "the statement reads a table that the recovery does not have",
+                detail=f"It has {', '.join(table.table for table in recovery.tables)}.",
+                hint="Restore that table too, or ask the past itself with 'pitr sql --at'.",
+            ) from None
+        yield result

@@ -13,11 +13,9 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-
-from psycopg.sql import SQL, Literal
 
 from pitr.errors import ArchiveLacks, IdentityMismatch, OutsideWindow, SidecarFailed, UsageError
 from pitr.postgres.base.contents import Base
@@ -31,6 +29,7 @@ from pitr.postgres.base.control import (
 from pitr.postgres.index.wal_index import WalIndex
 from pitr.postgres.replay import datadir
 from pitr.postgres.replay.catalog_rest import CatalogsAtRest
+from pitr.postgres.replay.reader import roll_back_prepared
 from pitr.postgres.replay.server import (
     RunningServer,
     ServerAccount,
@@ -47,6 +46,8 @@ from pitr.postgres.replay.target_tables import (
     choose_there,
     named_relations,
     needed_relations,
+    owning_table,
+    require_recoverable,
     tablespaces,
 )
 from pitr.postgres.selection.by_index import select_by_index
@@ -59,6 +60,9 @@ from pitr.postgres.wal_store.spans import ArchivedWal
 from pitr.vocabulary.position import Lsn
 
 _PASSES_MAX = 6
+# Chooses tables on a server with the catalogs; the connection is a superuser's.
+File = tuple[int, int]
+ChooseTables = Callable[[RunningServer, Connection], list[TargetRelation]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +192,20 @@ class Replay:
         With `may_lack` a table that is not there is left out. Raises TableUnknown, UsageError for
         names; SidecarFailed.
         """
+        choose = choose_there if may_lack else choose_tables
+
+        def choose_named(started: RunningServer, connection: Connection) -> list[TargetRelation]:
+            return choose(named_relations(connection), names)
+
+        return self.find_chosen(database, choose_named, kin=kin)
+
+    def find_chosen(
+        self, database: str, choose: ChooseTables, *, kin: KinWish | None = None
+    ) -> CatalogState:
+        """Recover the catalogs, and return what they say of the tables that `choose` returns.
+
+        Raises what it raises, UsageError for the database, SidecarFailed.
+        """
         at_rest = CatalogsAtRest.of_base(self._source.base)
         oid = at_rest.databases().get(database)
         wanted = _catalogs_of(at_rest, oid)
@@ -196,15 +214,14 @@ class Replay:
             if missing := wanted.lacking(selection.mapped):
                 wanted = wanted.with_files(missing)
                 continue
-            with self._recovered("catalogs", wanted, selection, keep_changes=False) as started:
+            with self._recovered("catalogs", wanted, selection) as started:
                 at_rest = CatalogsAtRest.of_server(started.server)
                 found = at_rest.databases().get(database)
                 if found is None:
                     raise _no_database(database, at_rest)
                 missing = wanted.lacking(at_rest.catalog_files(found)) if found == oid else set()
                 if found == oid and not missing:
-                    wish = kin or KinWish()
-                    request = _TableRequest(database, found, tuple(names), wish, may_lack)
+                    request = _TableRequest(database, found, choose, kin or KinWish())
                     return _ask(started.as_user(at_rest.superuser()), request)
             # A catalog was moved, or the name is of another database than it was in the base.
             wanted = wanted.with_files(missing) if missing else _catalogs_of(at_rest, found)
@@ -214,6 +231,20 @@ class Replay:
             detail=f"After {_PASSES_MAX} recoveries files are still missing: {missing}.",
             hint="Choose another target, and report this.",
         )
+
+    def find_absent(
+        self, catalogs: CatalogState, started: RunningServer, file: File
+    ) -> CatalogState:
+        """Return what to recover instead, so that the table is there that a file is of.
+
+        Raises UsageError when its rows cannot be recovered.
+        """
+        with contextlib.closing(started.connect(catalogs.database)) as connection:
+            table = owning_table(connection, file)
+            require_recoverable(table)
+            needed = needed_relations(connection, [table], KinWish())
+        files = {relation.file for relation in needed if relation.file}
+        return replace(catalogs, wanted=catalogs.wanted.with_files(files))
 
     # --- pass 2
 
@@ -227,10 +258,21 @@ class Replay:
         wal_bytes = self._build(server, catalogs.wanted, selection, catalogs.tablespaces)
         with running(server) as started:
             with contextlib.closing(started.connect(catalogs.database)) as connection:
-                _roll_back_prepared(connection)
+                roll_back_prepared(connection)
                 rows = {table.oid: _count(connection, table) for table in catalogs.tables}
             datadir.settle(server, self._settings(selection))
         return ReplayedTables(server, catalogs, rows, selection, wal_bytes)
+
+    @contextlib.contextmanager
+    def asked(self, catalogs: CatalogState) -> Iterator[RunningServer]:
+        """Recover the tables into a server that runs for the block only; raises as `recover`."""
+        selection = self._select(catalogs.wanted)
+        spaces = catalogs.tablespaces
+        with self._recovered("asked", catalogs.wanted, selection, spaces) as started:
+            started = started.as_user(catalogs.superuser)
+            with contextlib.closing(started.connect(catalogs.database)) as connection:
+                roll_back_prepared(connection)
+            yield started
 
     # --- a pass
 
@@ -256,13 +298,17 @@ class Replay:
 
     @contextlib.contextmanager
     def _recovered(
-        self, name: str, wanted: WantedFiles, selection: Selection, *, keep_changes: bool
+        self,
+        name: str,
+        wanted: WantedFiles,
+        selection: Selection,
+        tablespaces: Sequence[int] = (),
     ) -> Iterator[RunningServer]:
         """Recover into a folder that is only for this block."""
         server = self._server(self._folder / name, "postgres")
         try:
-            self._build(server, wanted, selection, ())
-            with running(server, keep_changes=keep_changes) as started:
+            self._build(server, wanted, selection, tablespaces)
+            with running(server, keep_changes=False) as started:
                 yield started
         finally:
             shutil.rmtree(server.folder, ignore_errors=True)
@@ -304,9 +350,8 @@ class Replay:
 class _TableRequest:
     database: str
     oid: int
-    names: tuple[str, ...]
+    choose: ChooseTables
     kin: KinWish
-    may_lack: bool
 
 
 def _catalogs_of(at_rest: CatalogsAtRest, database: int | None) -> WantedFiles:
@@ -327,8 +372,7 @@ def _no_database(database: str, at_rest: CatalogsAtRest) -> UsageError:
 def _ask(started: RunningServer, request: _TableRequest) -> CatalogState:
     """Ask the catalogs of a server at the target for tables and files."""
     with contextlib.closing(started.connect(request.database)) as connection:
-        choose = choose_there if request.may_lack else choose_tables
-        tables = choose(named_relations(connection), request.names)
+        tables = request.choose(started, connection)
         needed = needed_relations(connection, tables, request.kin)
         chosen = {table.oid for table in tables}
         own = {relation.file for relation in needed if relation.file}
@@ -340,15 +384,6 @@ def _ask(started: RunningServer, request: _TableRequest) -> CatalogState:
             wanted=WantedFiles(request.oid, frozenset(catalog_files(connection) | own)),
             tablespaces=tuple(tablespaces(connection)),
         )
-
-
-def _roll_back_prepared(connection: Connection) -> None:
-    """End the transactions that were prepared and not decided at the target: they hold locks."""
-    found = connection.execute(
-        "SELECT gid FROM pg_prepared_xacts WHERE database = current_database()"
-    ).fetchall()
-    for (name,) in found:
-        connection.execute(SQL("ROLLBACK PREPARED {}").format(Literal(name)))
 
 
 def _count(connection: Connection, table: TargetRelation) -> int:

@@ -93,13 +93,13 @@ def split_name(text: str) -> tuple[str, ...]:
 
 def named_relations(connection: Connection) -> list[TargetRelation]:
     """Return what a user can name: tables, sequences, views."""
-    rows = connection.execute(_read("named_relations.sql")).fetchall()
+    rows = connection.execute(statement_of("named_relations")).fetchall()
     return [TargetRelation(*row) for row in rows]
 
 
 def catalog_files(connection: Connection) -> set[tuple[int, int]]:
     """Return the files of the system catalogs, as (tablespace, number)."""
-    return set(connection.execute(_read("catalog_files.sql")).fetchall())
+    return set(connection.execute(statement_of("catalog_files")).fetchall())
 
 
 def needed_relations(
@@ -111,13 +111,26 @@ def needed_relations(
         "with_parents": kin.parents,
         "with_children": kin.children,
     }
-    rows = connection.execute(_read("needed_relations.sql"), parameters).fetchall()
+    rows = connection.execute(statement_of("needed_relations"), parameters).fetchall()
     return [
         TargetRelation(
             oid, schema, name, kind, persistence, (tablespace, number) if number else None
         )
         for oid, schema, name, kind, persistence, tablespace, number in rows
     ]
+
+
+def owning_table(connection: Connection, file: tuple[int, int]) -> TargetRelation:
+    """Return the table that a file is of: its own, or that of its TOAST data or of an index."""
+    tablespace, number = file
+    values = {"tablespace": tablespace, "number": number}
+    row = connection.execute(statement_of("owning_table"), values).fetchone()
+    if row is None:
+        raise UsageError(
+            f"file {number} is of no table at the target",
+            hint="Report this, with the statement.",
+        )
+    return TargetRelation(*row)
 
 
 def tablespaces(connection: Connection) -> list[int]:
@@ -153,18 +166,19 @@ def _choose(known: Sequence[TargetRelation], text: str) -> TargetRelation:
     if len(found) > 1:
         found = [table for table in found if table.schema == "public"] or found
     if not found:
-        raise _unknown(known, text, name)
+        raise unknown_table(known, text, name)
     if len(found) > 1:
         raise UsageError(
             f"several tables are called {name}",
             detail=f"At the target there are {', '.join(table.full_name for table in found)}.",
             hint=f"Say which, as in '-t {found[0].full_name}'.",
         )
-    _require_recoverable(found[0])
+    require_recoverable(found[0])
     return found[0]
 
 
-def _unknown(known: Sequence[TargetRelation], text: str, name: str) -> TableUnknown:
+def unknown_table(known: Sequence[TargetRelation], text: str, name: str) -> TableUnknown:
+    """Return the error for a name that no table at the target has, with those like it."""
     names = {table.full_name for table in known} | {table.name for table in known}
     near = difflib.get_close_matches(text, names, _NEAREST_MAX) or difflib.get_close_matches(
         name, names, _NEAREST_MAX
@@ -176,7 +190,8 @@ def _unknown(known: Sequence[TargetRelation], text: str, name: str) -> TableUnkn
     )
 
 
-def _require_recoverable(table: TargetRelation) -> None:
+def require_recoverable(table: TargetRelation) -> None:
+    """Raise UsageError for a relation whose rows are not in its cluster's files and WAL."""
     if table.kind in _KINDS:
         seen, hint = _KINDS[table.kind]
         raise UsageError(f"{table.full_name} {seen}", hint=hint)
@@ -187,5 +202,6 @@ def _require_recoverable(table: TargetRelation) -> None:
         )
 
 
-def _read(name: str) -> str:
-    return _SQL.joinpath(name).read_text()
+def statement_of(name: str) -> str:
+    """Return the statement in sql/postgres/<name>.sql."""
+    return _SQL.joinpath(f"{name}.sql").read_text()
