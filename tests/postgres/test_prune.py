@@ -32,15 +32,17 @@ from tests.postgres.fixtures import ServerMaker
 from tests.postgres.replay_world import world_folder
 from tools.postgres_servers import Server
 
+ROWS = "SELECT count(*), md5(string_agg(o::text, ',' ORDER BY id)) FROM orders AS o"
 AN_HOUR_US = 3_600_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """A server with three bases in its archive; the marks `first`, `second` and `third` follow."""
+    """A server with three bases in its archive, and what the orders were at the mark after each."""
 
     server: Server
     folder: Path
+    rows: dict[str, list[list[object]]]
 
     @property
     def store(self) -> LocalStore:
@@ -50,10 +52,9 @@ class Site:
     def rows_at(self, target: str) -> list[list[object]]:
         """Restore the orders, and return what they were."""
         succeed(self.folder, "restore", "-t", "orders", "--at", target, "--no-compare")
-        question = "SELECT count(*), md5(string_agg(o::text, ',' ORDER BY id)) FROM orders AS o"
-        rows: list[list[object]] = succeed(
-            self.folder, "recoveries", "sql", question, "--json"
-        ).json["rows"]
+        rows: list[list[object]] = succeed(self.folder, "recoveries", "sql", ROWS, "--json").json[
+            "rows"
+        ]
         return rows
 
 
@@ -69,7 +70,7 @@ def site(
         os.environ["PITR_SIDECAR_FOLDER"] = str(sidecars)
         os.environ["PITR_STATE"] = str(tmp_path / "state")
         succeed(tmp_path, "init", server.url(), "--archive", "archive")
-        made = Site(server, tmp_path)
+        made = Site(server, tmp_path, {})
         for number, name in enumerate(("first", "second", "third")):
             noise = "md5(random()::text) || md5(random()::text)"
             server.query(f"CREATE TABLE noise AS SELECT {noise} FROM generate_series(1, 20000)")
@@ -81,6 +82,7 @@ def site(
                 f" {low + 20_000}) AS i"
             )
             succeed(tmp_path, "mark", name)
+            made.rows[name] = [list(row) for row in server.query(ROWS)]
             server.query(f"CREATE TABLE other_{number} AS SELECT * FROM orders")
         yield made
         del os.environ["PITR_SIDECAR_FOLDER"], os.environ["PITR_STATE"]
@@ -144,7 +146,7 @@ def test_prune_keeps_what_a_recovery_reads_at_every_step(site: Site, tmp_path: P
     assert len(plan.bases) == 1  # the second; the first stays for its mark
     assert plan.wal
     assert plan.packs
-    for steps in range(0, len(plan.deleted) + 1, max(1, len(plan.deleted) // 12)):
+    for steps in range(0, len(plan.deleted) + 1, max(1, len(plan.deleted) // 7)):
         copy = tmp_path / f"copy-{steps}"
         shutil.copytree(site.folder / "archive", copy)
         store = KilledStore(copy)
@@ -166,7 +168,6 @@ def test_prune_keeps_what_a_recovery_reads_at_every_step(site: Site, tmp_path: P
 
 def test_pruned_archive_recovers_the_same_rows(site: Site) -> None:
     """By the commands: the kept marks come back row for row, others are exit 4, status agrees."""
-    wanted = {name: site.rows_at(f"name:{name}") for name in ("first", "third")}
     shown = succeed(site.folder, "prune", "--keep-bases", "1", "--drop-marks", "--json").json
     assert (shown["done"], shown["dropped_marks"]) == (False, ["first", "second"])
     # The mark `second` loses its base with its name; `first` keeps both.
@@ -178,7 +179,8 @@ def test_pruned_archive_recovers_the_same_rows(site: Site) -> None:
     status = succeed(site.folder, "status", "--json").json
     assert len(status["bases"]) == 2
     assert status["gaps"] == []
-    assert {name: site.rows_at(f"name:{name}") for name in wanted} == wanted
+    for name in ("first", "third"):
+        assert site.rows_at(f"name:{name}") == site.rows[name]
     middle = Lsn(Lsn.parse(read_mark(site.store, "first").position[4:]).value + (3 << 20))
     gone = pitr(site.folder, "restore", "-t", "orders", "--at", f"lsn:{middle}")
     assert gone.code == 4
