@@ -56,6 +56,10 @@ class IndexFile:
         except Damaged as error:
             raise CorruptObject(self.object.key, _sentence(error)) from None
 
+    def has_magic(self) -> bool:
+        """Return whether the file begins as a Parquet file does; only others' readers ask."""
+        return (self._tail[:4] if self._begin == 0 else self._fetch(0, 4)) == b"PAR1"
+
     def _fetch(self, begin: int, end: int) -> bytes:
         return self._store.get_ranges(self.object.key, [(begin, end)])[0]
 
