@@ -182,7 +182,7 @@ def test_damaged_wal_is_named_with_the_targets_that_are_lost(site: Site) -> None
     """Of any WAL object; what the base leads to ends before it."""
     print("seed", seed := random.randrange(1 << 32))
     chance = random.Random(seed)
-    for key in site.keys("wal/"):
+    for key in chance.sample(keys := site.keys("wal/"), min(4, len(keys))):
         size = site.path(key).stat().st_size
         with site.flipped(key, chance.randrange(16, size)):
             report = verify_archive(site.store)

@@ -102,7 +102,7 @@ def _base(reader: ObjectReader) -> Iterator[str]:
     reader.key = BASE_PREFIX + info.id
     manifest = BaseManifest(reader)
     for name, value in msgspec.to_builtins(info).items():
-        yield f"{name:20} {value}"
+        yield f"  {name:18} {value}"
     packs = manifest.packs()
     yield f"packs        {len(packs)}"
     for number, key in enumerate(packs):
