@@ -312,7 +312,8 @@ def test_dump_of_every_kind_of_object_says_what_it_holds(site: Site) -> None:
             texts += lines
             assert not [line for line in lines if line.startswith("damaged")], key
             broken = bytearray(data)
-            broken[len(data) // 2] ^= 1
+            # The checksum of an index's footer is in its name, which a dump does not know.
+            broken[30 if prefix == "index/" else len(data) // 2] ^= 1
             assert describe_object(bytes(broken))[-1].startswith("damaged"), key
         assert any(word in line for line in texts), prefix
     lines = describe_object(encode_text(b"1\t0/3000000\tno recovery target specified\n"))

@@ -54,7 +54,7 @@ def _check(file: IndexFile) -> Fingerprint:
         raise CorruptObject(file.object.key, "It does not begin as a Parquet file does.")
     found = Fingerprint()
     for group in file.groups:
-        rows = file.read(group)
+        rows = file.read(group, is_strict=True)
         runs = [rows] if is_system(group) else [rows_of_file(rows, f) for f in files_in(rows)]
         if sum(map(len, runs)) != len(rows):
             raise CorruptObject(file.object.key, "Its rows are not sorted by relation file.")

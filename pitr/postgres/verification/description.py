@@ -151,7 +151,7 @@ def _index(data: bytes) -> list[str]:
         lines.append(f"next record  {Lsn(stretch.next_lsn)}")
         lines.append(f"footer       CRC-32 {footer.crc:08X}")
         for number, group in enumerate(footer.groups):
-            rows = decode_columns(data, 0, group, NAMES)
+            rows = decode_columns(data, 0, group, NAMES, is_strict=True)
             kinds = Counter(rows["kind"])
             shown = ", ".join(f"{kinds[kind]} {kind.name}" for kind in RowKind if kinds[kind])
             relation = group.chunks["relation"]
