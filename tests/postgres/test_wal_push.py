@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from pitr.archive.archive import Identity, create_or_adopt
-from pitr.archive.local import LocalStore
 from pitr.errors import (
     CorruptObject,
     CorruptWal,
@@ -27,7 +26,6 @@ from pitr.postgres.wal_store.object import encode_wal
 from pitr.vocabulary.position import Lsn
 from tests.cli.commands import succeed
 from tests.memory_store import FaultyStore, MemoryStore
-from tests.postgres.backups import take
 from tests.postgres.capture_world import (
     capturing,
     flushed,
@@ -318,7 +316,7 @@ def test_log_and_restore_work_on_what_was_only_pushed(primary: Server, tmp_path:
         there = {"PITR_SIDECAR_FOLDER": str(sidecars), "PITR_STATE": str(tmp_path / "state")}
         write(primary, 300)
         succeed(tmp_path, "init", primary.url(), "--archive", "archive", **there)
-        take(primary, LocalStore(tmp_path / "archive"))
+        succeed(tmp_path, "backup", "--checkpoint", "fast", **there)
         primary.query("DELETE FROM t WHERE id <= 100")
         switch(primary)
         primary.query("INSERT INTO t (note) VALUES ('later')")
