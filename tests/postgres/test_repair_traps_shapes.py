@@ -1,4 +1,4 @@
-"""Tables of unusual shape on the whole road from diff to undo: the traps T25, T28, T52 and T54.
+"""Tables of unusual shape and size from diff to undo: the traps T25, T28, T52, T54 and T56.
 
 See `trap_lab` for what they share.
 """
@@ -231,6 +231,21 @@ def test_t28_detached_partition_is_named_and_not_attached_again(lab: Lab) -> Non
     assert lab.blocked("t28") == {"check_failed": [("1", "2026-01-05")]}
     assert set(lab.back("t28", on_conflict="skip")) == {"public.t28"}
     assert lab.world.run("select id from t28") == [(2,)]
+
+
+trap(
+    "create table t56 (id int primary key, a text)",
+    "insert into t56 select i, i from generate_series(1, 30) i",
+    damage=("delete from t56 where id <= 10", "update t56 set a = '' where id > 25"),
+)
+
+
+def test_t56_more_rows_than_were_allowed(lab: Lab) -> None:
+    """Neither planned as possible nor written; one fewer is."""
+    (blocker,) = lab.plan("t56", max_rows=14).blocking
+    assert "15 rows" in blocker.detail
+    assert lab.blocked("t56", max_rows=14, on_conflict="skip") == {"too_many_rows": []}
+    assert len(lab.back("t56", max_rows=15)["public.t56"][1]) == 15
 
 
 trap(
