@@ -36,7 +36,7 @@ COMMANDS = LazyCommands(
         "merge": "pitr.cli.merge_commands:merge",
         "undo": "pitr.cli.merge_commands:undo",
         "guard": "pitr.cli.guard_command:guard",
-        "verify": "pitr.cli.archive_commands:verify",
+        "verify": "pitr.cli.verify_command:verify",
         "prune": "pitr.cli.prune_command:prune",
         "key": "pitr.cli.key_commands:key",
         "config": "pitr.cli.source:config",

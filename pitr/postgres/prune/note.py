@@ -10,7 +10,7 @@ from contextlib import suppress
 
 import msgspec
 
-from pitr.archive.document import decode_document, encode_document
+from pitr.archive.document import encode_document
 from pitr.archive.store import ObjectExists, Store
 from pitr.vocabulary.position import Lsn
 
@@ -40,13 +40,10 @@ def note_keys(store: Store) -> list[str]:
     return [info.key for info in store.list(PREFIX) if _KEY.fullmatch(info.key)]
 
 
-def read_note(store: Store) -> PruneNote | None:
-    """Return the newest note; None for an archive that was never pruned. Raises CorruptObject."""
-    keys = note_keys(store)
-    return decode_document(keys[-1], store.get(keys[-1]), _KIND, PruneNote) if keys else None
-
-
 def pruned_before(store: Store) -> Lsn:
-    """Return the LSN before which missing WAL was dropped on purpose. Raises CorruptObject."""
-    note = read_note(store)
-    return Lsn.parse(note.before) if note else Lsn(0)
+    """Return the LSN before which missing WAL was dropped on purpose: as the newest note's key says.
+
+    So a damaged note keeps nobody from looking at the archive.
+    """
+    keys = note_keys(store)
+    return Lsn(int(keys[-1].removeprefix(PREFIX), 16)) if keys else Lsn(0)
