@@ -41,7 +41,7 @@ def note_keys(store: Store) -> list[str]:
 
 
 def pruned_before(store: Store) -> Lsn:
-    """Return the LSN before which missing WAL was dropped on purpose: as the newest note's key says.
+    """Return the LSN before which missing WAL was dropped on purpose, by the newest note's key.
 
     So a damaged note keeps nobody from looking at the archive.
     """
