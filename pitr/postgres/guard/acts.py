@@ -257,7 +257,8 @@ class _Acts(Visitor):
         return Skip
 
     visit_ViewStmt = visit_IndexStmt = visit_CreateTrigStmt = visit_RuleStmt  # noqa: N815
-    visit_CreateFunctionStmt = visit_CreateDomainStmt = visit_CreatePolicyStmt = visit_RuleStmt  # noqa: N815
+    visit_CreateFunctionStmt = visit_RuleStmt  # noqa: N815
+    visit_CreateDomainStmt = visit_CreatePolicyStmt = visit_RuleStmt  # noqa: N815
 
     def visit_ExplainStmt(self, _: Any, node: Any) -> type[Skip] | None:  # noqa: N802
         runs = any(option.defname == "analyze" for option in node.options or ())
