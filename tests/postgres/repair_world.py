@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from pitr.postgres.diff.states import States, comparing
 from pitr.postgres.live.connection import connect
 from pitr.postgres.merge.kin import Classifier
 from pitr.postgres.merge.plan import PlanRequest, make_plan
+from pitr.postgres.replay.definition_dump import dump_definitions
 from pitr.postgres.tables.name import TableName
 from pitr.recovery.folder import RecoveredTable, Recovery, new_recovery
 from pitr.recovery.merges import read_merge
@@ -130,6 +133,11 @@ class RepairWorld:
                 tables=tuple(map(table_name, tables)),
                 after=connect(after) if after else None,
                 where=where,
+                define=partial(
+                    dump_definitions,
+                    self.server.bin / "pg_dump",
+                    {**os.environ, **self.server.environment(before)},
+                ),
             )
 
     def diff(self, before: str, *tables: str, limits: Limits | None = None, **how: Any) -> Diff:

@@ -30,6 +30,7 @@ from pitr.merge.rules import actions_of
 from pitr.postgres.diff.classified import ClassifiedTable
 from pitr.postgres.diff.states import States, sidecars
 from pitr.postgres.live.faults import server_fault
+from pitr.postgres.merge.creation import finish, take_back
 from pitr.postgres.merge.images import Images
 from pitr.postgres.merge.outcome import hold_number, merge_outcome
 from pitr.postgres.merge.plan import PlanRequest, PreparedPlan, make_plan
@@ -38,6 +39,7 @@ from pitr.postgres.merge.verification import verify_written
 from pitr.postgres.merge.waiting import Waiting, telling_who_blocks
 from pitr.postgres.merge.writability import check_rights
 from pitr.postgres.merge.writing import WrittenTable, refused, write_all
+from pitr.postgres.tables.definition import MadeDefinition
 from pitr.postgres.tables.session import (
     Connection,
     begin,
@@ -73,7 +75,9 @@ class Transaction:
 
 Classify = Callable[[States], list[ClassifiedTable]]
 Again = Callable[[Connection, Sequence[ClassifiedTable]], list[ClassifiedTable]]
-Record = Callable[[Transaction, tuple[WrittenTable, ...], PreparedPlan], None]
+Record = Callable[
+    [Transaction, tuple[WrittenTable, ...], PreparedPlan, tuple[MadeDefinition, ...]], None
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,11 +85,12 @@ class MergeRun:
     """How one merge or undo is run.
 
     `folder` is that of the merge, where its rows go. `expected` is the fingerprint that was agreed
-    to, None when the user agreed to whatever the plan is. `classify` stages and classifies,
-    `again` classifies once more. `record` makes the record durable, given the transaction;
-    `discard` removes it when that is known to be rolled back. `reconnect` opens live anew,
-    to ask what became of a COMMIT, and who blocks. `report` is told of waiting and of another
-    attempt; it may be called by another thread. No limit on statements for 0 `statement_seconds`.
+    to, None when the user agreed to whatever the plan is. `made` is what an undo drops, if nothing
+    was done to it since. `classify` stages and classifies, `again` classifies once more. `record`
+    makes the record durable, given the transaction and what was made in it; `discard` removes it
+    when that is known to be rolled back. `reconnect` opens live anew, to ask what became of a
+    COMMIT, and who blocks. `report` is told of waiting and of another attempt; it may be called by
+    another thread. No limit on statements for 0 `statement_seconds`.
     """
 
     folder: Path
@@ -100,17 +105,19 @@ class MergeRun:
     lock_seconds: float = 10.0
     statement_seconds: float = 0.0
     attempts: int = _ATTEMPTS
+    made: tuple[MadeDefinition, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Applied:
-    """What a merge did. Without `tables` nothing was written: see the plan."""
+    """What a merge did. Unless `is_written` nothing was: see the plan."""
 
     prepared: PreparedPlan
     tables: tuple[WrittenTable, ...] = ()
     warnings: tuple[str, ...] = ()
     locked_seconds: float = 0.0
     attempts: int = 1
+    is_written: bool = False
 
 
 def apply_plan(states: States, request: PlanRequest, how: MergeRun) -> Applied:
@@ -209,11 +216,15 @@ def _once(states: States, request: PlanRequest, how: MergeRun, attempt: int) -> 
         prepared = make_plan(states, classified, request)
     if how.expected is not None and prepared.plan.fingerprint != how.expected:
         raise stale("Rows, keys or definitions have moved since the plan was made.")
-    if prepared.plan.blocking or not prepared.plan.rows_to_write:
+    if prepared.plan.blocking or not (prepared.plan.has_work or how.made):
         return Applied(prepared=prepared, attempts=attempt)
     how.on_step(MergeStep.VALIDATED)
     tables, warnings = _write(live, prepared, how)
-    how.record(transaction, tables, prepared)
+    made = finish(live, prepared.creations)
+    dropped, kept = take_back(live, how.made)
+    if not (prepared.plan.has_work or dropped):
+        return Applied(prepared=prepared, warnings=tuple(kept), attempts=attempt)
+    how.record(transaction, tables, prepared, made)
     try:
         how.on_step(MergeStep.RECORDED)
     except BaseException:
@@ -224,9 +235,10 @@ def _once(states: States, request: PlanRequest, how: MergeRun, attempt: int) -> 
     return Applied(
         prepared=prepared,
         tables=tables,
-        warnings=warnings,
+        warnings=(*warnings, *kept),
         locked_seconds=round(time.monotonic() - began, 4),
         attempts=attempt,
+        is_written=True,
     )
 
 

@@ -79,7 +79,10 @@ def _sequence_grants(table: PlannedTable, role: str) -> Iterator[str]:
 def judge_table(connection: Connection, table: PlannedTable) -> Judgement:
     """Return what stands in the way of the whole table, and warnings about writing to it."""
     if table.is_missing:
-        detail = "the table is gone"
+        creation = table.classified.creation
+        detail = "the table is gone; --create-missing makes it as it was"
+        if creation is not None:
+            detail = f"the table is gone, and it cannot be made as it was: {creation.fault}"
         return Judgement(_blocked(table, BlockerKind.SCHEMA_DRIFT, detail), ())
     found = [*_rules(table), *_columns(table), *_published(table)]
     warnings = [*_trigger_warnings(table), *_generated(table), *_downstream(table)]
