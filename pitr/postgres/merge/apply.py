@@ -57,6 +57,7 @@ from pitr.vocabulary.plan import MergeOutcome, MergeStep, OnStep
 from pitr.vocabulary.row_class import Action
 
 _ATTEMPTS = 5
+_ROUNDS = 4
 _PAUSE_SECONDS = 0.05
 _OUTCOME_SECONDS = 30.0
 _IDLE_SECONDS = 600
@@ -279,19 +280,24 @@ def _lock(
 ) -> list[ClassifiedTable]:
     """Lock the live rows that the plan writes, in key order, and classify once more.
 
-    Raises _Again when they were others by then.
+    Rows that somebody wrote in between may come under other classes: so again, until nothing has
+    moved. What is locked stays so, and each time there is less that can. Raises _Again when that
+    does not end.
     """
-    tables = [PlannedTable(classified=t, actions=actions_of(request.options)) for t in classified]
-    check_rights(states.live, tables)
-    locked = [_lock_rows(states.live, table) for table in sorted(tables, key=lambda t: t.name)]
-    if not any(locked):
-        return classified
-    was = [_classes_digest(states.live, table) for table in tables]
-    again = how.again(states.live, classified)
-    tables = [PlannedTable(classified=t, actions=actions_of(request.options)) for t in again]
-    if [_classes_digest(states.live, table) for table in tables] != was:
-        raise _Again(stale("Rows were written while they were being locked, again and again."))
-    return again
+    for _ in range(_ROUNDS):
+        tables = [
+            PlannedTable(classified=t, actions=actions_of(request.options)) for t in classified
+        ]
+        check_rights(states.live, tables)
+        locked = [_lock_rows(states.live, table) for table in sorted(tables, key=lambda t: t.name)]
+        if not any(locked):
+            return classified
+        was = [_classes_digest(states.live, table) for table in tables]
+        classified = how.again(states.live, classified)
+        now = [PlannedTable(classified=t, actions=actions_of(request.options)) for t in classified]
+        if [_classes_digest(states.live, table) for table in now] == was:
+            return classified
+    raise _Again(stale("Rows were written while they were being locked, again and again."))
 
 
 def _lock_rows(live: Connection, table: PlannedTable) -> int:
