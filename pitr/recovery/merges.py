@@ -53,7 +53,7 @@ class MergedTable:
 
 
 @dataclass(frozen=True, slots=True)
-class MergedDefinition:
+class KeptDefinition:
     """What a merge on PostgreSQL made: table, type, domain or schema.
 
     `stamp` stands for a table's definition as the merge left it.
@@ -98,7 +98,7 @@ class MergeRecord:
     rebuilt: tuple[str, ...]
     xid: str | None = None
     held: HeldNumber | None = None
-    made: tuple[MergedDefinition, ...] = ()
+    made: tuple[KeptDefinition, ...] = ()
 
     @property
     def rows(self) -> tuple[int, int, int]:

@@ -33,8 +33,8 @@ from pitr.postgres.merge.kin import Classifier
 from pitr.postgres.merge.plan import PlanRequest, PreparedPlan, make_plan
 from pitr.postgres.merge.writability import lacking_rights
 from pitr.postgres.merge.writing import WrittenTable
-from pitr.postgres.tables.definition import MadeDefinition
-from pitr.recovery.merges import MergedDefinition, MergedTable, MergeRecord, NewMerge, new_merge
+from pitr.postgres.tables.definition import NewDefinition
+from pitr.recovery.merges import KeptDefinition, MergedTable, MergeRecord, NewMerge, new_merge
 from pitr.vocabulary.event import OnEvent
 from pitr.vocabulary.plan import BlockerKind, MergeOutcome, MergeStep, OnStep, Plan, SavedPlan
 from pitr.vocabulary.row_class import Action
@@ -90,7 +90,7 @@ class Run:
     again: Again
     statement_seconds: float = 0.0
     report: OnEvent = unheard
-    made: tuple[MadeDefinition, ...] = ()
+    made: tuple[NewDefinition, ...] = ()
 
 
 def run_plan(states: States, request: PlanRequest, run: Run) -> MergeResult:
@@ -150,7 +150,7 @@ def _recorder(new: NewMerge, run: Run) -> Record:
         transaction: Transaction,
         tables: tuple[WrittenTable, ...],
         prepared: PreparedPlan,
-        made: tuple[MadeDefinition, ...],
+        made: tuple[NewDefinition, ...],
     ) -> None:
         plan = prepared.plan
         new.seal(
@@ -167,7 +167,7 @@ def _recorder(new: NewMerge, run: Run) -> Record:
                 xid=transaction.xid,
                 held=transaction.held,
                 made=tuple(
-                    MergedDefinition(one.kind, one.name.schema, one.name.name, one.stamp)
+                    KeptDefinition(one.kind, one.name.schema, one.name.name, one.stamp)
                     for one in made
                 ),
             )

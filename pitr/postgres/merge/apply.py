@@ -39,7 +39,7 @@ from pitr.postgres.merge.verification import verify_written
 from pitr.postgres.merge.waiting import Waiting, telling_who_blocks
 from pitr.postgres.merge.writability import check_rights
 from pitr.postgres.merge.writing import WrittenTable, refused, write_all
-from pitr.postgres.tables.definition import MadeDefinition
+from pitr.postgres.tables.definition import NewDefinition
 from pitr.postgres.tables.session import (
     Connection,
     begin,
@@ -77,7 +77,7 @@ class Transaction:
 Classify = Callable[[States], list[ClassifiedTable]]
 Again = Callable[[Connection, Sequence[ClassifiedTable]], list[ClassifiedTable]]
 Record = Callable[
-    [Transaction, tuple[WrittenTable, ...], PreparedPlan, tuple[MadeDefinition, ...]], None
+    [Transaction, tuple[WrittenTable, ...], PreparedPlan, tuple[NewDefinition, ...]], None
 ]
 
 
@@ -106,7 +106,7 @@ class MergeRun:
     lock_seconds: float = 10.0
     statement_seconds: float = 0.0
     attempts: int = _ATTEMPTS
-    made: tuple[MadeDefinition, ...] = ()
+    made: tuple[NewDefinition, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

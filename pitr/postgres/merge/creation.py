@@ -21,7 +21,7 @@ from pitr.errors import PitrError
 from pitr.merge.fingerprint import fingerprint
 from pitr.postgres.diff.states import States, table_there
 from pitr.postgres.merge.dumped import DumpedDefinition, dumped_definitions
-from pitr.postgres.tables.definition import Creation, ForeignKey, MadeDefinition, Table
+from pitr.postgres.tables.definition import Creation, ForeignKey, NewDefinition, Table
 from pitr.postgres.tables.name import TableName, literal, quoted
 from pitr.postgres.tables.reading import read_foreign_keys, read_table
 from pitr.postgres.tables.session import (
@@ -79,7 +79,7 @@ def created_keys(states: States, tables: Sequence[Table]) -> list[ForeignKey]:
     return found
 
 
-def finish(live: Connection, creations: Sequence[Creation]) -> tuple[MadeDefinition, ...]:
+def finish(live: Connection, creations: Sequence[Creation]) -> tuple[NewDefinition, ...]:
     """Do what comes when the rows are in; return what was made. Raises psycopg.Error."""
     for creation in creations:
         for statement in creation.later:
@@ -91,9 +91,7 @@ def finish(live: Connection, creations: Sequence[Creation]) -> tuple[MadeDefinit
     return tuple(made)
 
 
-def take_back(
-    live: Connection, made: Sequence[MadeDefinition]
-) -> tuple[tuple[str, ...], list[str]]:
+def take_back(live: Connection, made: Sequence[NewDefinition]) -> tuple[tuple[str, ...], list[str]]:
     """Drop what a merge made, as long as nothing was done to it; return what went, and what not.
 
     A table goes only when it is empty and defined as the merge left it, and nothing depends on it.
@@ -108,7 +106,7 @@ def take_back(
     return tuple(gone), warnings
 
 
-def _kept_because(live: Connection, one: MadeDefinition) -> str | None:
+def _kept_because(live: Connection, one: NewDefinition) -> str | None:
     """Drop what was made, or return why it stays; an empty text: it is not there any more."""
     if one.kind == "table":
         table = read_table(live, one.name)
@@ -160,7 +158,7 @@ class _Maker:
         self._live, self._before = states.live, states.before
         self._missing = missing
         self._names = {(table.name.schema, table.name.name) for table in missing}
-        self._made: list[MadeDefinition] = []
+        self._made: list[NewDefinition] = []
         self._warnings: list[str] = []
 
     def make(self) -> Creation:
@@ -169,7 +167,7 @@ class _Maker:
         statements = [*self._schemas(), *self._types()]
         objects = list(dumped_definitions(self._dump([table.name for table in self._missing])))
         statements += [one.text for one in self._first(objects)]
-        self._made += [MadeDefinition("table", table.name) for table in self._missing]
+        self._made += [NewDefinition("table", table.name) for table in self._missing]
         for statement in statements:
             run(self._live, statement)
         statements += self._sequences()
@@ -194,7 +192,7 @@ class _Maker:
         for schema in dict.fromkeys(table.name.schema for table in self._missing):
             known = "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = %s)"
             if not value_of(self._live, known, (schema,)):
-                self._made.append(MadeDefinition("schema", TableName(schema, "")))
+                self._made.append(NewDefinition("schema", TableName(schema, "")))
                 yield f"CREATE SCHEMA {quoted(schema)};"
 
     def _types(self) -> list[str]:
@@ -215,7 +213,7 @@ class _Maker:
         ]
         for one in chosen:
             kind = "domain" if one.kind == "DOMAIN" else "type"
-            self._made.append(MadeDefinition(kind, TableName(one.schema, one.name)))
+            self._made.append(NewDefinition(kind, TableName(one.schema, one.name)))
         return [one.text for one in chosen]
 
     def _first(self, objects: Sequence[DumpedDefinition]) -> list[DumpedDefinition]:

@@ -239,7 +239,7 @@ class Table:
 
 
 @dataclass(frozen=True, slots=True)
-class MadeDefinition:
+class NewDefinition:
     """What a merge made: `kind` is table, type, domain or schema.
 
     `stamp` stands for a table's definition once the merge was done with it.
@@ -261,6 +261,6 @@ class Creation:
     names: tuple[TableName, ...]
     statements: tuple[str, ...] = ()
     later: tuple[str, ...] = ()
-    made: tuple[MadeDefinition, ...] = ()
+    made: tuple[NewDefinition, ...] = ()
     warnings: tuple[str, ...] = ()
     fault: str | None = None
