@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -25,27 +26,6 @@ from pitr.postgres.replay.server import (
 )
 
 _MAJORS = (18, 17, 16, 15, 14)
-_SCHEMA = f"""
-CREATE TABLE customers (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, name text NOT NULL);
-CREATE TABLE orders (
-    id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    customer int NOT NULL REFERENCES customers,
-    item text NOT NULL,
-    cents int NOT NULL CHECK (cents > 0),
-    status text NOT NULL DEFAULT 'open'
-);
-CREATE TABLE order_lines (
-    "order" int NOT NULL REFERENCES orders ON DELETE CASCADE,
-    sku text NOT NULL,
-    PRIMARY KEY ("order", sku)
-);
-CREATE TABLE visits (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, customer int, page text);
-INSERT INTO customers (name) SELECT 'Customer ' || n FROM generate_series(1, {CUSTOMERS}) AS n;
-INSERT INTO orders (customer, item, cents)
-    SELECT 1 + n % {CUSTOMERS}, (ARRAY['{"','".join(ITEMS)}'])[1 + n % {len(ITEMS)}], 100 + n
-    FROM generate_series(1, {ORDERS}) AS n;
-INSERT INTO order_lines SELECT n, 'sku-' || n % 997 FROM generate_series(1, {ORDERS}) AS n;
-"""
 _COUNT = "SELECT status, count(*) FROM orders GROUP BY 1 ORDER BY 1"
 
 
@@ -64,7 +44,7 @@ class PostgresShop:
 
     def fill(self) -> None:
         """Make the shop's tables."""
-        self.stage.run(str(self.psql), "-q", "-c", _SCHEMA)
+        self.stage.run(str(self.psql), "-q", "-c", _schema())
 
     @contextmanager
     def open(self) -> Iterator[None]:
@@ -111,6 +91,10 @@ def open_shop(folder: Path, *, is_quiet: bool) -> Iterator[PostgresShop]:
             "PITR_PG_BINDIR": str(programs),
         }
         yield PostgresShop(programs / "psql", Stage(folder, is_quiet=is_quiet, more=variables))
+
+
+def _schema() -> str:
+    return files("pitr.sql").joinpath("postgres/demo_shop.sql").read_text()
 
 
 def _programs() -> tuple[int, Path]:
