@@ -50,7 +50,7 @@ def merge(settings: Settings, wish: MergeWish, *, confirm: Confirm, on_step: OnS
     options = wish.saved.options if wish.saved else wish.options
     tables = wish.saved.chosen if wish.saved else wish.tables
     with open_recovery(settings, recovery_id, tables=tables, program="pitr merge") as opened:
-        request = plan_request(opened, options, tables)
+        request = plan_request(settings, opened, options, tables)
         classifier = Classifier(request.options)
         run = Run(
             state=settings.state,

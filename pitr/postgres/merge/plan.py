@@ -6,13 +6,14 @@ Runs inside the transaction in which the rows were classified. Writes nothing bu
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from pitr.merge.blocking import combined
 from pitr.merge.fingerprint import fingerprint
 from pitr.merge.rules import action_counts, actions_of, conflicts_of, resolution_of_rows
+from pitr.postgres.diff.attribution import Attribution
 from pitr.postgres.diff.classified import ClassifiedTable
 from pitr.postgres.diff.states import States
 from pitr.postgres.merge.blockers import conflict, taken_values
@@ -31,7 +32,7 @@ from pitr.postgres.merge.writability import checked_values, judge_table, rights_
 from pitr.postgres.tables.definition import Creation, ForeignKey, Table
 from pitr.postgres.tables.reading import read_dependents, read_foreign_keys, read_table
 from pitr.postgres.tables.session import Connection, rows_of
-from pitr.vocabulary.plan import Blocker, MergeOptions, Plan, Resolution, TablePlan
+from pitr.vocabulary.plan import Blocker, LostRows, MergeOptions, Plan, Resolution, TablePlan
 from pitr.vocabulary.row_class import Action, RowClass
 
 _TAKES_ALONG = {"c": "CASCADE", "n": "SET NULL", "d": "SET DEFAULT"}
@@ -42,7 +43,8 @@ class PlanRequest:
     """What a plan is of, and what was asked for.
 
     `chosen` names the tables that were asked for, if not all. `is_described` says whether
-    fingerprint and script are wanted: each reads every row once more.
+    fingerprint and script are wanted: each reads every row once more. `attribute` tells which
+    transactions removed the lost rows of a table, without asking anybody.
     """
 
     recovery: str
@@ -51,6 +53,7 @@ class PlanRequest:
     options: MergeOptions
     chosen: tuple[str, ...] = ()
     is_described: bool = True
+    attribute: Callable[[ClassifiedTable], Attribution] | None = None
     warnings: tuple[str, ...] = ()
 
 
@@ -82,6 +85,7 @@ class _Planner:
         self._options = request.options
         self._warnings = list(request.warnings)
         self._blockers: list[Blocker] = []
+        self._lost_by: dict[str, tuple[LostRows, ...]] = {}
         self._row_resolution = resolution_of_rows(request.options)
 
     def plan(self, classified: Sequence[ClassifiedTable]) -> PreparedPlan:
@@ -97,6 +101,12 @@ class _Planner:
 
     def _planned(self, table: ClassifiedTable) -> PlannedTable:
         self._warnings += table.warnings
+        if self._request.attribute is not None:
+            found = self._request.attribute(table)
+            self._warnings += found.warnings
+            self._lost_by[table.rows_table] = tuple(
+                LostRows(one.position, one.time_us, one.rows) for one in found.lost_by
+            )
         planned = PlannedTable(classified=table, actions=actions_of(self._options))
         if table.aligned.live is None:
             return planned
@@ -223,6 +233,7 @@ class _Planner:
             table=table.name,
             counts=counts,
             actions=action_counts(counts, table.actions, left_out),
+            lost_by=self._lost_by.get(table.rows, ()),
         )
 
 
