@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from pitr.merge.blocking import combined
+from pitr.merge.blocking import combined, too_many_rows
 from pitr.merge.fingerprint import fingerprint
 from pitr.merge.rules import action_counts, actions_of, conflicts_of, resolution_of_rows
 from pitr.postgres.diff.attribution import Attribution
@@ -181,6 +181,8 @@ class _Planner:
 
     def _prepared(self, tables: Sequence[PlannedTable], family: Family) -> PreparedPlan:
         request = self._request
+        described = tuple(self._table_plan(table) for table in tables)
+        self._blockers += too_many_rows(request.options, described)
         is_blocked = any(one.resolution is Resolution.BLOCKS for one in self._blockers)
         found = [table.classified.creation for table in tables]
         creations = tuple(dict.fromkeys(one for one in found if one and not one.fault))
@@ -197,7 +199,7 @@ class _Planner:
             target=request.target,
             chosen=request.chosen,
             options=self._options,
-            tables=tuple(self._table_plan(table) for table in tables),
+            tables=described,
             blockers=combined(self._blockers),
             warnings=tuple(dict.fromkeys(self._warnings)),
             fingerprint=stamp,

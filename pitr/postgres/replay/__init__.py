@@ -3,4 +3,5 @@
 Import order inside the package:
     definition_dump, heap_rows, server, target_tables
     → catalog_rest, datadir, reader, sidecar_query → statement_tables; reader → replay
+    reader → whole
 """
