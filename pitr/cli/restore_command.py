@@ -205,6 +205,8 @@ def _emit_restore(outcome: RestoreOutcome) -> None:
     recovery = outcome.recovery
     emit(f"recovery  {recovery.id}")
     emit(f"sidecar   {recovery.sidecar}")
+    if recovery.where is not None:
+        emit(f"rows      where {recovery.where}")
     emit(f"took      {recovery.seconds:.2f} s, {bytes_text(recovery.bytes_read)} read\n")
     headers = ["table", "rows", "missing in live", "differ", "extra in live"]
     emit(table_text(headers, [_restore_row(table) for table in outcome.tables]))
