@@ -26,6 +26,27 @@ CREATE FUNCTION shop.is_dear(int) RETURNS boolean LANGUAGE sql AS 'SELECT $1 > 5
 CREATE TABLE shop."Order Items" AS SELECT 1 AS i;
 CREATE TABLE public.orders AS SELECT 'of public' AS item;
 CREATE UNLOGGED TABLE shop.cache (i int);
+CREATE TYPE shop.state AS ENUM ('open', 'paid');
+CREATE DOMAIN shop.money AS numeric(10, 2) CHECK (VALUE >= 0);
+CREATE SEQUENCE shop.numbers;
+CREATE TABLE shop.clients AS SELECT i AS id FROM generate_series(1, 20) AS i;
+ALTER TABLE shop.clients ADD PRIMARY KEY (id);
+CREATE TABLE shop.bills (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, number int DEFAULT nextval('shop.numbers'),
+    states shop.state[], total shop.money, client_id int REFERENCES shop.clients,
+    day date CHECK (day > '2020-01-01')) ;
+INSERT INTO shop.bills (states, total, client_id, day)
+    SELECT ARRAY['open']::shop.state[], i, i, '2026-11-22' FROM generate_series(1, 10) AS i;
+CREATE INDEX ON shop.bills (day);
+CREATE FUNCTION shop.noted() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+CREATE TRIGGER noted BEFORE INSERT ON shop.bills FOR EACH ROW EXECUTE FUNCTION shop.noted();
+ALTER TABLE shop.bills ENABLE ROW LEVEL SECURITY;
+CREATE POLICY mine ON shop.bills USING (id > 5);
+CREATE TABLE shop.parts (id int, day date) PARTITION BY RANGE (day);
+CREATE TABLE shop.parts_1 PARTITION OF shop.parts FOR VALUES FROM ('2026-01-01') TO ('2027-01-01');
+INSERT INTO shop.parts VALUES (1, '2026-01-05'), (2, '2026-02-05');
+CREATE FUNCTION shop.next_one() RETURNS int LANGUAGE sql AS 'SELECT 1';
+CREATE TABLE shop.needy (i int DEFAULT shop.next_one());
 """
 
 
@@ -122,3 +143,32 @@ def test_table_that_is_not_there_at_the_target_tells_when_it_was(shop: Shop) -> 
         assert re.search(said, done.err), done.err
     done = pitr(shop.folder, "sql", "--at", "name:bad", "SELECT * FROM public.orders")
     assert (done.code, "dropped it" in done.err) == (2, True), done.err
+
+
+def test_tables_are_loaded_into_another_server_whole_or_not_at_all(shop: Shop) -> None:
+    """Structure, types, sequences and chosen rows, in a schema of the recovery's name."""
+    with Server(15) as other:
+        words = ["restore", "--at", "name:good", "--no-compare", "--json", "--to", other.url()]
+        found = succeed(shop.folder, *words, "-t", "bills", "-t", "parts", "--where", "id < 9").json
+        assert found["sidecar"] == other.url()
+        schema = f'"{found["recovery"]}"'
+        bills = other.query(f"SELECT id, number, states::text, total::text FROM {schema}.bills")
+        assert sorted(tuple(row) for row in bills) == [
+            (i, i, "{open}", f"{i}.00") for i in range(1, 9)
+        ]
+        other.query(f"INSERT INTO {schema}.bills (day) VALUES ('2026-11-23')")
+        assert other.value(f"SELECT max(id) FROM {schema}.bills") == 11
+        assert other.value(f"SELECT count(*) FROM {schema}.parts_1") == 2
+        assert len(succeed(shop.folder, "recoveries", "sql", "SELECT * FROM orders LIMIT 1").out)
+
+        count = "SELECT count(*) FROM pg_namespace WHERE nspname LIKE '20%%'"
+        assert other.value(count) == 1
+        done = pitr(shop.folder, *words, "-t", "needy")
+        assert (done.code, "next_one" in done.error["detail"]) == (6, True), done.err
+        assert other.value(count) == 1
+        other.query("CREATE ROLE lowly LOGIN")
+        words[-1] = other.url(user="lowly")
+        done = pitr(shop.folder, *words, "-t", "bills")
+        assert (done.code, "may not make a schema" in done.error["message"]) == (3, True), done.err
+    done = pitr(shop.folder, *words[:-1], "x.db", "-t", "bills")
+    assert (done.code, "is no file" in done.error["message"]) == (2, True), done.err

@@ -19,6 +19,8 @@ from pitr.postgres.base.contents import BaseInfo
 from pitr.postgres.base.folder import BaseFolder
 from pitr.postgres.diff.chosen_columns import choose_columns
 from pitr.postgres.index.wal_index import WalIndex
+from pitr.postgres.live.connection import require_room
+from pitr.postgres.replay.loading import gather, load
 from pitr.postgres.replay.replay import (
     Replay,
     ReplayedTables,
@@ -92,6 +94,8 @@ def make_recovery(
     """Make a recovery of this kind; see `restore`."""
     now = now_us()
     named = _database(request)
+    if request.load_into is not None:
+        require_room(request.load_into)
     way = find_way(settings, request, now)
     tools = ServerTools(
         find_binaries(way.source.control.major, chosen=settings.pg_bindir),
@@ -117,8 +121,11 @@ def make_recovery(
             names = [table.quoted for table in (*catalogs.tables, *catalogs.kin)]
             there = again.find_tables(database, names, may_lack=True)
             after = again.recover(there, folder / "after")
+        if request.load_into is not None:
+            with replay.asked(catalogs) as started:
+                gather(started, database, catalogs.tables, new.id, choice.where)
+                load(started, database, new.id, request.load_into)
         keep_server(new, replayed, after)
-        columns = _columns(replayed, request.columns)
         recovery = Recovery(
             id=new.id,
             engine=POSTGRES,
@@ -127,7 +134,7 @@ def make_recovery(
             created_us=now,
             target=request.target,
             resolved=way.target,
-            sidecar=str(replayed.server.folder),
+            sidecar=request.load_into or str(replayed.server.folder),
             tables=choice.recovered(replayed),
             where=choice.where,
             seconds=round(time.monotonic() - began, 3),
@@ -185,8 +192,9 @@ def _database(request: RestoreRequest) -> str | None:
     """Return the database that the request names, or None. Raises UsageError."""
     if request.destination is not None:
         raise UsageError(
-            "PostgreSQL sources do not have this in this version: --to",
-            hint="Leave it out: 'pitr recoveries psql' leads to the sidecar.",
+            "the sidecar of a PostgreSQL source is no file",
+            hint="Name a database to load the tables into, as in '--to postgresql://HOST/NAME', or "
+            "leave it out: 'pitr recoveries psql' leads to the sidecar.",
         )
     parts = [split_name(name) for name in request.tables]
     named = {part[0] for part in parts if len(part) == 3}

@@ -1,7 +1,6 @@
 """Surgical replay: chosen tables as they were, recovered by PostgreSQL's own redo.
 
 Import order inside the package:
-    definition_dump, heap_rows, server, target_tables
-    → catalog_rest, datadir, reader, sidecar_query → statement_tables; reader → replay
-    reader → whole
+    → statement_tables, loading; reader → replay; reader → whole
+>>>>>>> 500aa29 (restore --to postgresql://…: recovered tables into a database of the user's, whole or not at all)
 """
