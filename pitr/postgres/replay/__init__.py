@@ -2,5 +2,4 @@
 
 Import order inside the package:
     → statement_tables, loading; reader → replay; reader → whole
->>>>>>> 500aa29 (restore --to postgresql://…: recovered tables into a database of the user's, whole or not at all)
 """
