@@ -160,3 +160,20 @@ def test_tables_are_loaded_into_another_server_whole_or_not_at_all(shop: Shop) -
         # A recovered sequence has skipped what the server may have given out before a crash.
         assert other.value(f"SELECT max(id) FROM {schema}.bills") > 10
         assert other.value(f"SELECT count(*) FROM {schema}.parts_1") == 2
+
+
+def test_load_that_fails_leaves_nothing_half_made(shop: Shop) -> None:
+    """A function that is not there, a role without the right, a file as for SQLite."""
+    with Server(15) as other:
+        words = ["restore", "--at", "name:good", "--no-compare", "--json", "--to", other.url()]
+        count = "SELECT count(*) FROM pg_namespace WHERE nspname LIKE '20%%'"
+        before = other.value(count)
+        done = pitr(shop.folder, *words, "-t", "needy")
+        assert (done.code, "next_one" in done.error["detail"]) == (6, True), done.err
+        assert other.value(count) == before
+        other.query("CREATE ROLE lowly LOGIN")
+        words[-1] = other.url(user="lowly")
+        done = pitr(shop.folder, *words, "-t", "bills")
+        assert (done.code, "may not make a schema" in done.error["message"]) == (3, True), done.err
+    done = pitr(shop.folder, *words[:-1], "x.db", "-t", "bills")
+    assert (done.code, "is no file" in done.error["message"]) == (2, True), done.err
