@@ -17,7 +17,7 @@ from pitr.postgres.log.log import LogStretch, tables_of, transactions
 from pitr.postgres.log.tables import TableKey, Tables
 from pitr.postgres.replay.replay import StopPoint
 from pitr.postgres.rows.asking import PastTable
-from pitr.postgres.rows.versions import RowVersion, VersionsAsked, committed_ends, row_versions
+from pitr.postgres.rows.versions import RowVersion, VersionWish, committed_ends, row_versions
 from pitr.postgres.rows.when import Candidate, Found, WhenSearch, changes, deletions
 from pitr.postgres.selection.by_wal import WalWindow
 from pitr.postgres.statement.condition import parse_condition
@@ -185,7 +185,7 @@ class _Look:
 
     def _versions(self, narrowing: Callable[[int, int], bool] | None) -> list[RowVersion]:
         span = self.span
-        asked = VersionsAsked(
+        asked = VersionWish(
             files=dict.fromkeys(self._files()),
             timeline=span.timeline,
             begin=span.first,

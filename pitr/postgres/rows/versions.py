@@ -68,7 +68,7 @@ class RowVersion:
 
 
 @dataclass(frozen=True, slots=True)
-class VersionsAsked:
+class VersionWish:
     """Of which files and in which WAL.
 
     `floor` is the earliest position that can be replayed to. With `narrowing`, which says it of
@@ -87,7 +87,7 @@ class VersionsAsked:
 class _Lives:
     """Versions by place: those that live, and all that were found."""
 
-    asked: VersionsAsked
+    asked: VersionWish
     spans: Mapping[RelationFile, tuple[int, int]]
     living: dict[TupleId, RowVersion] = field(default_factory=dict)
     found: list[RowVersion] = field(default_factory=list)
@@ -135,7 +135,7 @@ def row_versions(
     index: WalIndex,
     read_record: ReadRecord,
     ends: Mapping[int, TransactionEnd],
-    asked: VersionsAsked,
+    asked: VersionWish,
 ) -> list[RowVersion]:
     """Return the versions that committed transactions added or ended, in the order of the WAL.
 
@@ -153,7 +153,7 @@ def row_versions(
 def _narrowed(
     index: WalIndex,
     ends: Mapping[int, TransactionEnd],
-    asked: VersionsAsked,
+    asked: VersionWish,
     narrowing: Callable[[int, int], bool],
 ) -> WantedFiles:
     """Return the blocks of the files that committed records of a kind touch."""
@@ -179,7 +179,7 @@ def _ranges(blocks: set[int]) -> list[tuple[int, int]]:
 def _records(
     index: WalIndex,
     ends: Mapping[int, TransactionEnd],
-    asked: VersionsAsked,
+    asked: VersionWish,
     files: WantedFiles,
 ) -> Iterator[tuple[int, int, int]]:
     """Yield (LSN, length, xid) of the committed records that add or end versions."""
@@ -194,7 +194,7 @@ def _records(
 
 
 def _heap_rows(
-    index: WalIndex, asked: VersionsAsked, files: WantedFiles
+    index: WalIndex, asked: VersionWish, files: WantedFiles
 ) -> Iterator[tuple[RelationFile, tuple[int, ...]]]:
     for rows in index.relation_rows(asked.timeline, asked.begin, asked.end, files, _NAMES):
         file = file_of(rows)
@@ -204,7 +204,7 @@ def _heap_rows(
 
 
 def file_spans(
-    index: WalIndex, ends: Mapping[int, TransactionEnd], asked: VersionsAsked
+    index: WalIndex, ends: Mapping[int, TransactionEnd], asked: VersionWish
 ) -> dict[RelationFile, tuple[int, int]]:
     """Return from which position to which each file was a table's, of those that came or went."""
     begins: dict[RelationFile, int] = {}
