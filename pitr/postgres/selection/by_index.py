@@ -1,6 +1,6 @@
 """Select the records of the wanted relations by the index of the WAL, without reading the WAL.
 
-The same selection as `wal_selection.select_records` makes, from the rows of the index. Only those
+The same selection as `by_wal.select_records` makes, from the rows of the index. Only those
 records are read whose payload is needed: about the cluster, and of prepared transactions.
 """
 
@@ -13,8 +13,7 @@ from collections.abc import Iterable, Iterator
 from pitr.postgres.index.rows import RowKind
 from pitr.postgres.index.wal_index import WalIndex
 from pitr.postgres.selection.by_wal import WalWindow, last_boundary, selector_of
-from pitr.postgres.wal.page import content_of
-from pitr.postgres.wal.record import HEADER_BYTES, RelationFile
+from pitr.postgres.wal.record import RelationFile
 from pitr.postgres.wal.select import Selection
 from pitr.postgres.wal.transaction import OPERATION_MASK, PREPARE
 from pitr.postgres.wal.versions import RM_XACT
@@ -51,7 +50,7 @@ def select_by_index(
                     ends[lsn] = (length, info)
             elif selector.is_state(manager) or (
                 selector.is_readable(manager, info)
-                and selector.is_kept(lsn, manager, _record(window, lsn, length))
+                and selector.is_kept(lsn, manager, window.record(lsn, length))
             ):
                 chosen[lsn] = (length, xid)
     files = dict.fromkeys(_files(wanted, selector.selection, paths))
@@ -62,7 +61,7 @@ def select_by_index(
     selector.touch(xid for _, xid in chosen.values())
     for lsn, (length, info) in ends.items():
         if info & OPERATION_MASK == PREPARE:
-            is_wanted = selector.ends_wanted(lsn, _record(window, lsn, length))
+            is_wanted = selector.ends_wanted(lsn, window.record(lsn, length))
         else:
             is_wanted = selector.is_end(info) and any(map(selector.is_wanted, xids[lsn]))
         if is_wanted:
@@ -93,10 +92,3 @@ def _files(
         tablespace = int(match["tablespace"] or DEFAULT_TABLESPACE)
         if wanted.has_file(tablespace, of, number):
             yield RelationFile(tablespace, of, number)
-
-
-def _record(window: WalWindow, lsn: int, length: int) -> bytes:
-    """Read one whole record."""
-    geometry = window.geometry
-    end = geometry.end(geometry.position(lsn) + max(length, HEADER_BYTES))
-    return content_of(window.read(lsn, end), lsn, lsn, length, geometry.segment_bytes)
