@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pitr.archive.local import LocalStore
-from pitr.cli.options import settings_of
+from pitr.config import resolve_settings
 from pitr.errors import UsageError
 from pitr.operations.postgres.sidecar import kept_server
 from pitr.postgres.replay.reader import connect_reader
@@ -157,10 +157,10 @@ def test_sidecar_is_asked_by_a_role_that_reaches_nothing_else(site: Site) -> Non
     for _ in range(2):
         asked = succeed(site.folder, "recoveries", "sql", roles, "--json")
         assert asked.json["rows"] == [["pitr_reader", "f"], ["pitr_reader_2", "f"]]
-    state = site.folder / "state"
-    kept = kept_server(
-        settings_of(str(site.folder / "pitr.toml"), None, None), read_recovery(state)
+    settings = resolve_settings(
+        config_path=None, source_name=None, flags={}, environ=os.environ, cwd=site.folder
     )
+    kept = kept_server(settings, read_recovery(settings.state))
     with (
         running(kept.server) as started,
         closing(connect_reader(started, kept.database)) as reader,
