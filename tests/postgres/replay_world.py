@@ -217,8 +217,8 @@ def some_tables(server: Server, chance: random.Random) -> list[str]:
     """Return the names of some tables that a recovered server has, or none."""
     found = server.query(
         "SELECT nspname || '.' || relname FROM pg_class JOIN pg_namespace n ON n.oid = relnamespace"
-        " WHERE nspname IN ('shop', 'public') AND relkind IN ('r', 'p', 'm') AND relpersistence = 'p'"
-        " ORDER BY 1",
+        " WHERE nspname IN ('shop', 'public') AND relkind IN ('r', 'p', 'm')"
+        " AND relpersistence = 'p' ORDER BY 1",
         DATABASE,
     )
     names = [str(name) for (name,) in found]
