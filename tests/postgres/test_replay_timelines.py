@@ -7,7 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from pitr.postgres.replay.replay import CatalogState
 from pitr.postgres.replay.server import running
+from pitr.vocabulary.position import Lsn
 from tests.postgres.random_workload import DATABASE
 from tests.postgres.replay_world import (
     Recorded,
@@ -149,3 +151,34 @@ def test_catalogs_that_were_written_after_the_stop_are_recovered_again(
 
     assert sum(replayed.rows.values()) == 40
     assert not list(world.folder.glob("recovery-*/catalogs"))
+
+
+def test_catalogs_are_the_same_until_somebody_writes_to_them() -> None:
+    """Rows change nothing there; a command does, and so does the commit of one begun before."""
+    with world_folder() as folder:
+        with archiving_server(
+            folder, 15, checksums=False, settings={"autovacuum": False}
+        ) as server:
+            prepared_server(server)
+            take_base(server, folder)
+            stops = [add(server, 1), add(server, 11)]
+            with server.connect(DATABASE) as connection:
+                connection.execute("BEGIN")
+                connection.execute("ALTER TABLE shop.bills ADD COLUMN later int")
+                stops += [add(server, 21), add(server, 31)]
+                connection.execute("COMMIT")
+            stops += [add(server, 41), add(server, 51)]
+            finish_wal(server)
+            world = Recorded(folder, 15, server.bin)
+        first = [world.replay(stop).find_tables(DATABASE, TABLES) for stop in (stops[0], stops[3])]
+
+        def same(catalogs: CatalogState, since: int, until: int) -> bool:
+            return world.replay(stops[until]).has_same_catalogs(catalogs, Lsn(stops[since]))
+
+        assert same(first[0], 0, 1)
+        assert not same(first[0], 0, 2)
+        assert same(first[1], 3, 3)
+        assert not same(first[1], 3, 4)
+        late = world.replay(stops[1])
+        replayed = late.recover(first[0], world.new_folder() / "sidecar")
+        assert sum(replayed.rows.values()) == 20

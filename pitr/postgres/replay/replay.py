@@ -253,7 +253,16 @@ class Replay:
             require_recoverable(table)
             needed = needed_relations(connection, [table], KinWish())
         files = {relation.file for relation in needed if relation.file}
-        return replace(catalogs, wanted=catalogs.wanted.with_files(files))
+        return replace(catalogs, own_files=catalogs.own_files | files)
+
+    def has_same_catalogs(self, catalogs: CatalogState, since: Lsn) -> bool:
+        """Return whether the catalogs at an earlier stop, `since`, are those at this one.
+
+        Then what they said there holds here, and pass 1 can be left out.
+        """
+        wanted = WantedFiles(catalogs.oid, catalogs.catalog_files)
+        runs = self._select(wanted).runs
+        return not runs or runs[-1].last < since.value
 
     # --- pass 2
 
