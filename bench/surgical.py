@@ -226,18 +226,25 @@ def _full(life: _Life) -> tuple[int, int]:
     shutil.copytree(life.folder / "base", copy, symlinks=True)
     (copy / "recovery.signal").touch()
     read = folder_bytes(life.folder / "base") + folder_bytes(life.folder / "wal")
-    return read, _recover(life, copy, {"restore_command": f"cp {life.folder / 'wal'}/%f %p"})
+    return read, _recover(life, copy, lambda _: f"cp {life.folder / 'wal'}/%f %p")
 
 
 def _peer(life: _Life) -> tuple[int, int]:
     say(_PEER)
     place = life.folder / "peer"
     _run_peer(life.folder, "restore", f"--pg1-path={place}")
-    return folder_bytes(life.folder / "repository"), _recover(life, place, {})
+
+    def command(data: Path) -> str:
+        return " ".join(_pgbackrest(life.folder, f"--pg1-path={data}", "archive-get", "%f", "%p"))
+
+    return folder_bytes(life.folder / "repository"), _recover(life, place, command)
 
 
-def _recover(life: _Life, data: Path, settings: Mapping[str, str | int | bool]) -> int:
-    """Let PostgreSQL recover all of a data directory to the stop; return its size then."""
+def _recover(life: _Life, data: Path, restore_command: Callable[[Path], str]) -> int:
+    """Let PostgreSQL recover all of a data directory to the stop; return its size then.
+
+    The command gets the place to which the directory is moved.
+    """
     target: dict[str, str | int | bool] = {
         "recovery_target_lsn": life.stop,
         "recovery_target_inclusive": False,
@@ -247,8 +254,11 @@ def _recover(life: _Life, data: Path, settings: Mapping[str, str | int | bool]) 
         "archive_command": "",
         "autovacuum": False,
     }
-    options = {**target, **settings}
-    with Server(15, place=life.folder, data=data, settings=options) as server:
+    server = Server(15, place=life.folder, data=data, settings=target)
+    (server.data / "postgresql.auto.conf").write_text(
+        f"restore_command = '{restore_command(server.data)}'\n"
+    )
+    with server:
         while True:
             try:
                 assert server.value("SELECT count(*) FROM orders") == _ORDERS

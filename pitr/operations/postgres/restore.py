@@ -99,8 +99,11 @@ def make_recovery(
         after = None
         if later is not None:
             again = Replay(later.source, later.stop, tools, folder, later.index)
+            is_same = later.stop.timeline == way.stop.timeline and again.has_same_catalogs(
+                catalogs, way.stop.lsn
+            )
             names = [*request.tables, *(table.quoted for table in catalogs.kin)]
-            there = again.find_tables(database, names, may_lack=True)
+            there = catalogs if is_same else again.find_tables(database, names, may_lack=True)
             after = again.recover(there, folder / "after")
         keep_server(new, replayed, after)
         recovery = Recovery(
