@@ -136,6 +136,8 @@ def _measure(bytes_besides: int) -> _Measured:
         ways = {_PITR: _timed(lambda: _surgical(life)), _FULL: _timed(lambda: _full(life))}
         if life.has_peer:
             ways[_PEER] = _timed(lambda: _peer(life))
+        for name, way in ways.items():
+            say(f"{name}: {seconds_text(way.seconds)}, CPU {seconds_text(way.cpu_seconds)}")
         return _Measured(folder_bytes(folder / "base"), folder_bytes(folder / "wal"), ways)
 
 

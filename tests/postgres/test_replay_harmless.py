@@ -59,6 +59,9 @@ def production() -> Iterator[Production]:
         server.query(f"CREATE TABLESPACE second LOCATION '{other}'")
         server.query("CREATE TABLE moved TABLESPACE second AS SELECT 1 AS i")
         server.query("CREATE TABLE here AS SELECT 2 AS i")
+        server.query("INSERT INTO kept VALUES (0)", "spaced")
+        server.query("CREATE DATABASE later TABLESPACE second")
+        server.query("CREATE TABLE kept AS SELECT generate_series(1, 7) AS i", "later")
         server.query("CHECKPOINT")
         stop = server.value("SELECT pg_current_wal_insert_lsn() - '0/0'::pg_lsn")
         finish_wal(server)
@@ -68,6 +71,8 @@ def production() -> Iterator[Production]:
 def prepare(server: Server, publisher: Server, tablespace: Path) -> None:
     """Give production a tablespace, a subscription, and settings that would load code."""
     server.query(f"CREATE TABLESPACE space LOCATION '{tablespace}'")
+    server.query("CREATE DATABASE spaced TABLESPACE space")
+    server.query("CREATE TABLE kept AS SELECT generate_series(1, 30) AS i", "spaced")
     server.query("CREATE TABLE orders (id int PRIMARY KEY USING INDEX TABLESPACE space, item text)"
                  " TABLESPACE space")  # fmt: skip
     server.query("INSERT INTO orders SELECT i, 'item' FROM generate_series(1, 100) AS i")
@@ -107,6 +112,20 @@ def test_tables_of_tablespaces_are_recovered_inside_the_sidecar(production: Prod
     links = [link.readlink() for link in (replayed.server.data / "pg_tblspc").iterdir()]
     assert links
     assert not [link for link in links if link.is_absolute()]
+
+
+@pytest.mark.parametrize(("database", "rows"), [("spaced", 31), ("later", 7)])
+def test_databases_of_tablespaces_are_recovered_inside_the_sidecar(
+    production: Production, database: str, rows: int
+) -> None:
+    """Their catalogs lie there too, also where database and tablespace were made in the window."""
+    before = seen(production.tablespace), seen(production.recorded.folder / "other")
+    replayed = production.recorded.replayed(production.stop, ["kept"], database=database)
+    with running(replayed.server) as sidecar, sidecar.connect(database) as connection:
+        counted = connection.execute("SELECT count(*) FROM public.kept").fetchone()
+
+    assert counted == (rows,)
+    assert before == (seen(production.tablespace), seen(production.recorded.folder / "other"))
 
 
 def test_subscription_of_the_source_stays_with_the_source(production: Production) -> None:

@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from pitr.durable import move_scratch
 from pitr.postgres.base.control import CONTROL_PATH
 from pitr.postgres.replay.heap_rows import PAGE_BYTES
 from pitr.postgres.replay.server import ServerFolder
@@ -40,7 +41,7 @@ def take_over(settled: ServerFolder, server: ServerFolder) -> None:
     server.data.mkdir(mode=0o700)
     server.account.own(server.data)
     for name in _FOLDERS:
-        shutil.move(settled.data / name, server.data / name)
+        move_scratch(settled.data / name, server.data / name)
     _take_tablespaces(settled, server)
     (server.data / CONTROL_PATH).unlink()
     for place in (server.data, server.folder / "tablespaces"):
@@ -59,7 +60,7 @@ def _take_tablespaces(settled: ServerFolder, server: ServerFolder) -> None:
                 if not target.exists():
                     target.mkdir(mode=0o700)
                     server.account.own(target)
-                shutil.move(folder, target / folder.name)
+                move_scratch(folder, target / folder.name)
 
 
 def _relation_files(server: ServerFolder) -> Iterator[Path]:
