@@ -1,4 +1,4 @@
 """Taking a base backup of a running server into the archive.
 
-Import order inside the package: keep, stream, torn, upload → chunks → intake → run.
+Import order inside the package: keep, known, stream, torn, upload → chunks → intake → run.
 """

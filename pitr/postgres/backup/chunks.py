@@ -16,26 +16,19 @@ from typing import NamedTuple
 
 import zstandard
 
-from pitr.archive.object import ObjectReader
-from pitr.archive.store import ObjectInfo, Store
-from pitr.errors import CorruptObject
+from pitr.postgres.backup.known import KnownChunks
 from pitr.postgres.backup.upload import FullPack, Uploader
 from pitr.postgres.base.contents import CHUNK_BYTES
 from pitr.postgres.base.object import (
     DIGEST_BYTES,
     FIRST_OFFSET,
     NO_PACK,
-    PACK_KIND,
-    PACK_PREFIX,
     ZSTD_LEVEL,
     ChunkPlace,
     ChunkTable,
-    PackEntry,
     chunk_digest,
-    read_pack_directory,
 )
 from pitr.postgres.base.page_checksum import damaged_pages
-from pitr.vocabulary.event import Event, Level, OnEvent
 
 PACK_BYTES = 16 << 20
 # With more chunks than these a pack's directory would not come with its tail.
@@ -44,60 +37,8 @@ _PACK_CHUNKS_MAX = 2048
 _BATCH_BYTES = 8 * CHUNK_BYTES
 _BATCH_CHUNKS_MAX = 64
 _WORKERS = max(2, min(8, os.cpu_count() or 2))
-_DIRECTORY_READERS = 16
 _ZEROS = bytes(CHUNK_BYTES)
 _NO_DIGEST = bytes(DIGEST_BYTES)
-
-
-class KnownChunks:
-    """The chunks that the archive has, by digest; some 150 bytes of memory for each."""
-
-    def __init__(self) -> None:
-        self.packs: list[str] = []
-        self._places: dict[bytes, int] = {}
-
-    def __contains__(self, digest: bytes) -> bool:
-        return digest in self._places
-
-    def add_pack(self, key: str) -> int:
-        """Return the number of a pack; the key may follow later."""
-        self.packs.append(key)
-        return len(self.packs) - 1
-
-    def add(self, digest: bytes, pack: int, offset: int, stored: int) -> None:
-        """Remember where a chunk is."""
-        self._places[digest] = pack << 64 | offset << 32 | stored
-
-    def find(self, digest: bytes) -> tuple[int, int, int] | None:
-        """Return pack, offset and stored bytes of a chunk; None when it is not there."""
-        place = self._places.get(digest)
-        if place is None:
-            return None
-        return place >> 64, place >> 32 & 0xFFFFFFFF, place & 0xFFFFFFFF
-
-
-def read_known_chunks(store: Store, on_event: OnEvent) -> KnownChunks:
-    """Return what the packs of an archive hold, those of interrupted backups included.
-
-    Chunks of a pack with a damaged directory are not known, and will be stored anew.
-    """
-
-    def directory(found: ObjectInfo) -> list[PackEntry]:
-        try:
-            reader = ObjectReader(store, found.key, found.size, PACK_KIND)
-            return list(read_pack_directory(reader))
-        except CorruptObject as fault:
-            on_event(Event(Level.WARNING, f"not used: {fault.message}", fault.detail))
-            return []
-
-    known = KnownChunks()
-    found = list(store.list(PACK_PREFIX))
-    with ThreadPoolExecutor(_DIRECTORY_READERS) as readers:
-        for info, entries in zip(found, readers.map(directory, found), strict=True):
-            pack = known.add_pack(info.key)
-            for entry in entries:
-                known.add(entry.digest, pack, entry.offset, entry.stored)
-    return known
 
 
 class PageRule(NamedTuple):
@@ -184,12 +125,7 @@ class ChunkWriter:
 
     def stored_bytes(self) -> int:
         """Return what the chunks take in the archive; one that is used twice counts once."""
-        table = self.table
-        places = {
-            pack << 32 | offset: stored
-            for pack, offset, stored in zip(table.packs, table.offsets, table.stored, strict=True)
-        }
-        return sum(places.values())
+        return self._known.used_bytes
 
     def _send(self) -> None:
         if self._batch:
@@ -232,25 +168,25 @@ class ChunkWriter:
     def _place(self, chunk: _Chunk, done: _Done) -> ChunkPlace:
         if done.digest is None:
             return ChunkPlace(NO_PACK, 0, 0, _NO_DIGEST)
-        place = self._known.find(done.digest)
+        place = self._known.use(done.digest)
         if place is None:
             assert done.frame is not None
-            place = self._add(done.digest, done.frame, len(chunk.raw))
+            self._add(done.digest, done.frame, len(chunk.raw))
+            place = self._known.use(done.digest)
+            assert place is not None
         return ChunkPlace(*place, done.digest)
 
-    def _add(self, digest: bytes, frame: bytes, raw_bytes: int) -> tuple[int, int, int]:
+    def _add(self, digest: bytes, frame: bytes, raw_bytes: int) -> None:
         if self._pack is None:
             self._pack = _OpenPack(self._known.add_pack(""))
         pack = self._pack
-        place = (pack.number, FIRST_OFFSET + pack.size, len(frame))
-        self._known.add(digest, *place)
+        self._known.add(digest, pack.number, FIRST_OFFSET + pack.size, len(frame))
         pack.frames.append(frame)
         pack.digests += digest
         pack.lengths.extend((len(frame), raw_bytes))
         pack.size += len(frame)
         if pack.size >= PACK_BYTES or len(pack.frames) >= _PACK_CHUNKS_MAX:
             self._close_pack()
-        return place
 
     def _close_pack(self) -> None:
         pack, self._pack = self._pack, None

@@ -15,9 +15,10 @@ from datetime import UTC, datetime
 from pitr.archive.archive import Identity
 from pitr.archive.store import Store
 from pitr.errors import IdentityMismatch, PitrError, PreconditionFailed
-from pitr.postgres.backup.chunks import ChunkWriter, read_known_chunks
+from pitr.postgres.backup.chunks import ChunkWriter
 from pitr.postgres.backup.intake import MANIFEST_CHECKSUMS, Intake, PageLayout
 from pitr.postgres.backup.keep import kept_wal
+from pitr.postgres.backup.known import read_known_chunks
 from pitr.postgres.backup.stream import BackupRequest, base_backup
 from pitr.postgres.backup.torn import Block, block_at, blocks_in_wal
 from pitr.postgres.backup.upload import PATIENCE_SECONDS, Uploader
