@@ -177,7 +177,12 @@ def read_marks(store: Store) -> list[Mark]:
 
 
 def _read_mark(store: Store, key: str) -> Mark:
-    mark = decode_document(key, store.get(key), _MARK_KIND, Mark)
+    return check_mark(key, store.get(key))
+
+
+def check_mark(key: str, data: bytes) -> Mark:
+    """Return the mark in an object's bytes. Raises CorruptObject, PreconditionFailed."""
+    mark = decode_document(key, data, _MARK_KIND, Mark)
     if _mark_key(mark.name) != key:
         raise CorruptObject(key, f"It says that it is the mark {mark.name!r}.")
     return mark

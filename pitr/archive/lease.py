@@ -207,8 +207,13 @@ def _key(epoch: int) -> str:
 
 
 def _read(store: Store, key: str) -> LeaseState:
+    return check_lease(key, store.get(key))
+
+
+def check_lease(key: str, data: bytes) -> LeaseState:
+    """Return the lease in an object's bytes. Raises CorruptObject, PreconditionFailed."""
     try:
-        state = decode_document(key, store.get(key), _KIND, LeaseState)
+        state = decode_document(key, data, _KIND, LeaseState)
         if _key(state.epoch) != key:
             raise CorruptObject(key, f"It says that it is lease {state.epoch}.")
     except CorruptObject as error:

@@ -40,6 +40,7 @@ TAIL_BYTES = 65536
 # A declared raw size beyond this is damage or malice, never ours: refuse before allocating.
 SECTION_BYTES_MAX = 1 << 30
 _LEVEL = 3
+_STREAM_BYTES = 8 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +105,21 @@ def verify_object(key: str, data: bytes, kind: bytes) -> None:
     if xxhash.xxh3_128_digest(data[:-24]) != data[-24:-8]:
         raise CorruptObject(key, "The checksum over the object does not match its bytes.")
     ObjectReader.of_bytes(key, data, kind)
+
+
+def verify_stored(store: Store, key: str, size: int) -> None:
+    """Check the checksum over a whole object, of which some MiB are in memory at a time.
+
+    Frame and directory are left to the reader. Raises CorruptObject, ObjectMissing.
+    """
+    if size < _HEADER.size + _TRAILER.size:
+        raise CorruptObject(key, f"Cut short: {size} bytes cannot hold an object.")
+    whole = xxhash.xxh3_128()
+    for begin in range(0, size - 24, _STREAM_BYTES):
+        end = min(size - 24, begin + _STREAM_BYTES)
+        whole.update(store.get_ranges(key, [(begin, end)])[0])
+    if store.get_ranges(key, [(size - 24, size)])[0] != whole.digest() + END_MAGIC:
+        raise CorruptObject(key, "The checksum over the object does not match its bytes.")
 
 
 class ObjectReader:

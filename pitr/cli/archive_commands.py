@@ -1,4 +1,4 @@
-"""capture, detach, status, mark, verify: the commands about the archive."""
+"""capture, detach, status, mark: the commands about the archive."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import asdict
 
 import click
 
+from pitr.archive.verification import VerificationRecord
 from pitr.cli.options import json_option, settings_of, source_options
 from pitr.cli.progress import Reporter
 from pitr.cli.prometheus import prometheus_text
@@ -24,7 +25,6 @@ from pitr.operations import capture as capturing
 from pitr.operations.detach import detach as detach_source
 from pitr.operations.status import SlotState, Status
 from pitr.operations.status import status as read_status
-from pitr.operations.verify import verify as verify_archive
 from pitr.target_text import format_age, format_local, format_time
 
 
@@ -183,6 +183,21 @@ def _status_json(found: Status) -> dict[str, object]:
             for item in found.timelines
         ],
         "slot": asdict(found.slot) if found.slot else None,
+        "verified": _proof_json(found.verified),
+        "drilled": _proof_json(found.drilled),
+    }
+
+
+def _proof_json(record: VerificationRecord | None) -> dict[str, object] | None:
+    if record is None:
+        return None
+    return {
+        "time": format_time(record.finished_us),
+        "ok": record.ok,
+        "damaged": record.damaged,
+        "seconds": record.seconds,
+        "first_row_seconds": record.first_row_seconds,
+        "tables": list(record.tables),
     }
 
 
@@ -205,6 +220,9 @@ def _emit_status(found: Status) -> None:
     if found.slot:
         emit(f"slot       {_slot_text(found.slot)}")
     emit(f"archive    {bytes_text(found.archive_bytes)}, {count_text(len(found.bases), 'base')}")
+    emit(f"verified   {_proof_text(found.verified, 'damaged or missing')}")
+    if found.drilled:
+        emit(f"drill      {_proof_text(found.drilled, 'not as it was')}")
     if found.spooled_bytes:
         emit(f"spooled    {bytes_text(found.spooled_bytes)} wait for the store")
     if found.last_error:
@@ -227,37 +245,16 @@ def _emit_status(found: Status) -> None:
         emit("\n" + table_text(["mark", "position", time_header()], marks))
 
 
+def _proof_text(record: VerificationRecord | None, fault: str) -> str:
+    if record is None:
+        return "never: run 'pitr verify'"
+    result = "ok" if record.ok else f"not ok, {record.damaged} {fault}"
+    return f"{format_local(record.finished_us)}, {result}"
+
+
 def _slot_text(slot: SlotState) -> str:
     if slot.status == "absent":
         return f"{slot.name} is not there: no WAL is kept on the server for the archive"
     use = "in use" if slot.active else "not in use"
     safe = f", {bytes_text(slot.safe_bytes)} until WAL is lost" if slot.safe_bytes else ""
     return f"{slot.name} {slot.status}, {use}, {bytes_text(slot.kept_bytes)} kept{safe}"
-
-
-@click.command()
-@source_options
-@json_option
-def verify(config: str | None, source: str | None, archive: str | None, *, as_json: bool) -> None:
-    """Read every archived object again and check it."""
-    report = verify_archive(settings_of(config, source, archive))
-    if as_json:
-        emit_json(
-            {
-                "ok": report.ok,
-                "objects": report.objects,
-                "bytes": report.bytes,
-                "damaged": [{"object": key, "reason": reason} for key, reason in report.damaged],
-                "holes": [{"first": first, "last": last} for first, last in report.holes],
-                "last_good": report.last_good,
-            }
-        )
-    else:
-        emit(f"{count_text(report.objects, 'object')}, {bytes_text(report.bytes)} read")
-        for key, reason in report.damaged:
-            emit(f"damaged: {key}: {reason}")
-        for first, last in report.holes:
-            emit(f"missing: {first} to {last}")
-        emit("ok" if report.ok else f"not ok; good up to {report.last_good or 'nothing'}")
-    if not report.ok:
-        click.get_current_context().exit(1)

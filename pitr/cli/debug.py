@@ -12,7 +12,7 @@ from pitr.cli.debug_wal import debug_wal
 from pitr.cli.options import Group, json_option
 from pitr.cli.render import emit, emit_json
 from pitr.errors import Corrupt
-from pitr.sqlite.pagelog.dump import describe_object
+from pitr.operations.debug_object import describe_object
 
 
 @click.group(cls=Group)
@@ -26,7 +26,8 @@ def debug() -> None:
 def debug_object(file: Path, *, as_json: bool) -> None:
     """Show what an archive object holds.
 
-    Its frame, sections, commits and pages; damage is described, and ends with exit 5.
+    Its frame and sections, and what is in them: commits and pages, WAL and its records, chunks,
+    files of a base, relations, rows of the index. Damage is described, and ends with exit 5.
     """
     lines = describe_object(file.read_bytes())
     is_damaged = any(line.startswith("damaged") for line in lines)

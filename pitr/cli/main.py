@@ -36,7 +36,7 @@ COMMANDS = LazyCommands(
         "merge": "pitr.cli.merge_commands:merge",
         "undo": "pitr.cli.merge_commands:undo",
         "guard": "pitr.cli.guard_command:guard",
-        "verify": "pitr.cli.archive_commands:verify",
+        "verify": "pitr.cli.verify_command:verify",
         "config": "pitr.cli.source:config",
         "debug": "pitr.cli.debug:debug",
         "demo": "pitr.cli.demo:demo",

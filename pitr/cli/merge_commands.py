@@ -80,6 +80,10 @@ def _how_options(function: F) -> F:
                 "--set", "set_columns", multiple=True, metavar="COLUMN=SQL", help="The value of a "
                 "column that was added since, over the columns of the row; repeatable.",
             ),
+            click.option(
+                "--max-rows", type=click.IntRange(min=0), metavar="N", help="Write nothing when it "
+                "would be more rows than this.",
+            ),
         )
     ):  # fmt: skip
         function = option(function)
@@ -117,6 +121,7 @@ def merge_options(chosen: dict[str, Any]) -> MergeOptions:
         with_children=chosen["with_children"],
         create_missing=chosen["create_missing"],
         set_columns=tuple(map(_set_column, chosen["set_columns"])),
+        max_rows=chosen["max_rows"],
     )
 
 

@@ -17,7 +17,25 @@ _HELP = {
     "pitr_slot_kept_bytes": "Bytes of WAL that the source keeps for the archive.",
     "pitr_slot_safe_bytes": "Bytes of WAL until the source removes some that is not archived.",
     "pitr_slot_lost": "1 when the source has removed WAL that was not archived, or has no slot.",
+    "pitr_verified_seconds": "When every object was last read again, seconds since the epoch.",
+    "pitr_verify_ok": "1 when that found no damage and nothing missing.",
+    "pitr_verify_damaged": "Objects that were damaged, and stretches that were missing.",
+    "pitr_drilled_seconds": "When tables were last restored to try it, seconds since the epoch.",
+    "pitr_drill_ok": "1 when all of them were as they had been.",
+    "pitr_drill_first_row_seconds": "The longest time to the first row of a restored table.",
 }
+
+
+def _proofs(status: Status) -> dict[str, float | int | None]:
+    verified, drilled = status.verified, status.drilled
+    return {
+        "pitr_verified_seconds": verified.finished_us / 1e6 if verified else None,
+        "pitr_verify_ok": int(verified.ok) if verified else None,
+        "pitr_verify_damaged": verified.damaged if verified else None,
+        "pitr_drilled_seconds": drilled.finished_us / 1e6 if drilled else None,
+        "pitr_drill_ok": int(drilled.ok) if drilled else None,
+        "pitr_drill_first_row_seconds": drilled.first_row_seconds if drilled else None,
+    }
 
 
 def prometheus_text(status: Status, source: str) -> str:
@@ -36,6 +54,7 @@ def prometheus_text(status: Status, source: str) -> str:
         "pitr_slot_kept_bytes": slot.kept_bytes if slot else None,
         "pitr_slot_safe_bytes": slot.safe_bytes if slot else None,
         "pitr_slot_lost": int(slot.status in ("lost", "absent")) if slot else None,
+        **_proofs(status),
     }
     label = source.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
     lines = []

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from pitr.vocabulary.plan import Blocker, BlockerKind
+from pitr.vocabulary.plan import Blocker, BlockerKind, MergeOptions, Resolution, TablePlan
+from pitr.vocabulary.row_class import Action
 
 KEYS_SHOWN = 20
 CONFLICTS = {
@@ -30,3 +31,29 @@ def combined(blockers: Sequence[Blocker]) -> tuple[Blocker, ...]:
             )
         found[place] = one
     return tuple(found.values())
+
+
+def too_many_rows(options: MergeOptions, tables: Sequence[TablePlan]) -> list[Blocker]:
+    """Return the blocker of a plan that would write more rows than the user allowed, if it does.
+
+    It stands with the table that has most of them, and is not resolved by any policy.
+    """
+    if options.max_rows is None or not tables:
+        return []
+    rows = [_rows_written(table) for table in tables]
+    if sum(rows) <= options.max_rows:
+        return []
+    return [
+        Blocker(
+            kind=BlockerKind.TOO_MANY_ROWS,
+            table=tables[rows.index(max(rows))].table,
+            rows=max(rows),
+            detail=f"the plan writes {sum(rows)} rows, and --max-rows allows {options.max_rows}",
+            resolution=Resolution.BLOCKS,
+        )
+    ]
+
+
+def _rows_written(table: TablePlan) -> int:
+    writing = (Action.INSERT, Action.UPDATE, Action.DELETE)
+    return sum(table.actions.get(action, 0) for action in writing)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pitr.archive.archive import Mark
+from pitr.archive.verification import VerificationRecord
 from pitr.config import Settings
 from pitr.operations.engine import engine_of_archive, wired
 from pitr.vocabulary.target import Window
@@ -73,6 +74,8 @@ class Status:
     `lag_bytes`, `timelines` and `slot` are of PostgreSQL only; `lag_bytes` is the WAL that is not
     archived, None when the source cannot be asked.
 
+    `verified` and `drilled` are the newest records that `pitr verify` and its drills left.
+
     `granularity` says what the newest commits stand for: `commit`, each for one transaction, or
     `poll`, each for all between two looks at a database with a rollback journal.
     """
@@ -92,6 +95,8 @@ class Status:
     lag_bytes: int | None = None
     timelines: tuple[TimelineState, ...] = ()
     slot: SlotState | None = None
+    verified: VerificationRecord | None = None
+    drilled: VerificationRecord | None = None
 
 
 def status(settings: Settings) -> Status:

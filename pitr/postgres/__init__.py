@@ -2,5 +2,5 @@
 
 docs/ARCHITECTURE.md says what is in which room. Import order inside the package:
     wal → wal_store → base, index → selection → target, replay → live → tables, catalog
-    → backup, capture, log, diff; diff → merge; statement → replay
+    → backup, capture, log, diff; diff → merge; statement → replay; capture → verification
 """

@@ -27,6 +27,7 @@ class BlockerKind(StrEnum):
     SCHEMA_DRIFT = "schema_drift"
     TRIGGER_SUPPRESSED = "trigger_suppressed"
     PRIVILEGE_MISSING = "privilege_missing"
+    TOO_MANY_ROWS = "too_many_rows"
 
 
 class Resolution(StrEnum):
@@ -50,7 +51,8 @@ class MergeOptions:
     """What the user asked a merge to do beyond bringing lost rows and damaged columns back.
 
     `set_columns` has pairs of a column, `column` or `table.column`, and a SQL expression over
-    the row as it was: the value of a column that was added since.
+    the row as it was: the value of a column that was added since. A plan that would write more
+    than `max_rows` rows is blocked; None for no limit.
     """
 
     on_conflict: ConflictPolicy = ConflictPolicy.ABORT
@@ -60,6 +62,7 @@ class MergeOptions:
     with_children: bool = False
     create_missing: bool = False
     set_columns: tuple[tuple[str, str], ...] = ()
+    max_rows: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

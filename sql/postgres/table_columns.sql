@@ -28,7 +28,8 @@ select
       and k.casttarget in ('text'::regtype, 'varchar'::regtype) and k.oid >= 16384
   ),
   a.attnotnull,
-  pg_get_expr(d.adbin, d.adrelid),
+  -- A default names no column, and with the relation each would cost the cube of their number.
+  pg_get_expr(d.adbin, case when a.attgenerated = '' then 0::oid else d.adrelid end),
   a.attidentity::text,
   a.attgenerated::text,
   case when a.attcollation <> 0 and a.attcollation <> t.typcollation

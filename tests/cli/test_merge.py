@@ -189,6 +189,16 @@ def test_locked_database_is_exit_6(shop: Path) -> None:
     assert pitr(shop, "merge", "--yes", "--lock-timeout", "soon").code == 2
 
 
+def test_more_rows_than_allowed_are_exit_1(shop: Path) -> None:
+    """Promise: --max-rows is a limit, of a saved plan as well."""
+    succeed(shop, "plan", "--max-rows", "1", "-o", "plan.json")
+    for words in (["--max-rows", "1"], ["--plan", "plan.json"]):
+        done = pitr(shop, "merge", "--yes", "--json", *words)
+        assert done.code == 1
+        assert [one["kind"] for one in done.json["conflicts"]] == ["too_many_rows"]
+    assert orders(shop) == LEFT
+
+
 def test_rows_differ_without_until_and_wait_for_update(shop: Path) -> None:
     """Promise: rows that only differ are left aside with exit 0 until --update is said."""
     succeed(shop, "restore", "-t", "orders", "--at", "commit:1")

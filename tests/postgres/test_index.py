@@ -270,7 +270,7 @@ def test_verification_finds_what_is_damaged_and_nothing_else(
     broken = bytearray(store.get(infos[1].key))
     broken[len(broken) // 3] ^= 4
     store.put(infos[1].key, bytes(broken))
-    found = {item.key: item.fault for item in verify_index(store) if item.fault}
+    found = {item.object.key: item.fault for item in verify_index(store) if item.fault}
 
     assert list(found) == [infos[1].key]
     store.delete(infos[1].key)

@@ -19,10 +19,12 @@ from pitr.errors import (
     UsageError,
 )
 from pitr.postgres.capture.push import push_file
+from pitr.postgres.index.upkeep import complete_index
 from pitr.postgres.wal.segment_name import SegmentName
 from pitr.postgres.wal_store.archive import WalArchive
 from pitr.postgres.wal_store.object import encode_wal
 from pitr.vocabulary.position import Lsn
+from tests.cli.commands import succeed
 from tests.memory_store import FaultyStore, MemoryStore
 from tests.postgres.capture_world import (
     capturing,
@@ -35,6 +37,7 @@ from tests.postgres.capture_world import (
     write,
 )
 from tests.postgres.fixtures import ServerMaker
+from tests.postgres.replay_world import world_folder
 from tests.unit.postgres.wal_bytes import head
 from tests.unit.postgres.wal_bytes import segment as wal_bytes
 from tools.postgres_servers import Server
@@ -260,3 +263,69 @@ def test_command_starts_without_the_library_of_connections() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert done.stdout.strip() == "set()"
+
+
+def test_archive_fed_by_pushing_alone_has_an_index(store: FaultyStore, primary: Server) -> None:
+    """Of every segment but the first, which `pitr backup` adds: the same as made from the WAL."""
+    identity = identity_of(store, primary)
+    for rows in (500, 3000, 20):
+        write(primary, rows)
+        switch(primary)
+    pushed = finished(primary)
+    for path in pushed:
+        push_file(store, identity, path)
+    first = len(list(store.list("index/")))
+    assert first >= len(pushed) - 2  # nothing begins or ends in the first, or before it
+
+    again = MemoryStore()
+    for info in store.list("wal/"):
+        again.put_new(info.key, store.get(info.key))
+    complete_index(again, WalArchive(again))
+    made = {info.key: again.get(info.key) for info in again.list("index/")}
+    assert {info.key: store.get(info.key) for info in store.list("index/")}.items() <= made.items()
+    complete_index(store, WalArchive(store))
+    assert [info.key for info in store.list("index/")] == sorted(made)
+
+
+def test_index_that_cannot_be_stored_keeps_no_segment_back(
+    store: FaultyStore, primary: Server
+) -> None:
+    """The segment is archived, and that is what the server asked for."""
+    identity = identity_of(store, primary)
+    for _ in range(2):
+        write(primary, 100)
+        switch(primary)
+    before, path = finished(primary)[-2:]
+    push_file(store, identity, before)
+    put_new = store.put_new
+
+    def refuse_index(key: str, data: bytes) -> None:
+        if key.startswith("index/"):
+            raise StoreUnusable("the store is full")
+        put_new(key, data)
+
+    store.put_new = refuse_index  # type: ignore[method-assign]
+    push_file(store, identity, path)
+    assert path.name in whole_segments(store)
+    assert not [info for info in store.list("index/") if path.name[8:] in info.key]
+
+
+def test_log_and_restore_work_on_what_was_only_pushed(primary: Server, tmp_path: Path) -> None:
+    """With commands alone, and no capture: backup, archive_command, log, restore."""
+    with world_folder() as sidecars:
+        there = {"PITR_SIDECAR_FOLDER": str(sidecars), "PITR_STATE": str(tmp_path / "state")}
+        write(primary, 300)
+        succeed(tmp_path, "init", primary.url(), "--archive", "archive", **there)
+        succeed(tmp_path, "backup", "--checkpoint", "fast", **there)
+        primary.query("DELETE FROM t WHERE id <= 100")
+        switch(primary)
+        primary.query("INSERT INTO t (note) VALUES ('later')")
+        switch(primary)
+        for path in finished(primary):
+            succeed(tmp_path, "wal-push", str(path), **there)
+        log = succeed(tmp_path, "log", "-t", "t", "--json", **there).json["transactions"]
+        deletion = next(item for item in log if item["tables"][0]["deleted"] == 100)
+        words = ("-t", "t", "--at", f"before:xid:{deletion['xid']}", "--no-compare", "--json")
+        found = succeed(tmp_path, "restore", *words, **there).json
+    assert found["tables"][0]["rows"] == 300
+    assert [item["tables"][0]["inserted"] for item in log][-1] == 1

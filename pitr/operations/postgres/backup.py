@@ -11,10 +11,14 @@ from pitr.config import Settings
 from pitr.errors import ArchiveHeld, PitrError, StoreUnusable, UsageError
 from pitr.operations.backup import BackupOutcome, BackupWish
 from pitr.operations.capture import capture_once
+from pitr.operations.clock import now_us
 from pitr.postgres.backup.run import BackupOptions, back_up
 from pitr.postgres.backup.stream import RATES_KB
 from pitr.postgres.catalog.catalog_reader import CatalogReader
+from pitr.postgres.index.compaction import compact_index
+from pitr.postgres.index.upkeep import complete_index
 from pitr.postgres.live.connection import Connection, connect
+from pitr.postgres.wal_store.archive import WalArchive
 from pitr.vocabulary.event import Event, Level, OnEvent
 
 
@@ -52,6 +56,7 @@ def backup(
                 "archives it, 'pitr detach' gives it up.",
             )
         )
+    _complete_index(store, on_event)
     damaged = tuple((item.path, item.begin, item.end) for item in info.damaged)
     return BackupOutcome(info.id, info.time_us, info.bytes, damaged)
 
@@ -68,6 +73,17 @@ def _read_catalog(store: Store, place: str, on_event: OnEvent) -> None:
         raise
     except PitrError as fault:
         on_event(Event(Level.WARNING, f"no catalog is recorded: {fault.message}", fault.detail))
+
+
+def _complete_index(store: Store, on_event: OnEvent) -> None:
+    """Index what has none yet: in an archive that only archive_command feeds, nobody else does."""
+    try:
+        complete_index(store, WalArchive(store))
+        compact_index(store, now_us=now_us())
+    except StoreUnusable:
+        raise
+    except PitrError as fault:
+        on_event(Event(Level.WARNING, f"the index is put off: {fault.message}", fault.detail))
 
 
 def _rate_kb(rate_bytes: int | None) -> int | None:

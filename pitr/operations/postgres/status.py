@@ -10,6 +10,7 @@ from pitr.archive.archive import Identity, open_archive, read_marks
 from pitr.archive.lease import LeaseState, is_live, read_newest_lease
 from pitr.archive.location import open_store
 from pitr.archive.store import Store
+from pitr.archive.verification import Proof, last_verification
 from pitr.config import Settings
 from pitr.errors import CorruptObject, PitrError
 from pitr.operations.clock import now_us
@@ -82,6 +83,8 @@ def status(settings: Settings) -> Status:
         lag_bytes=_lag_bytes(found),
         timelines=timelines,
         slot=_slot(settings, found),
+        verified=last_verification(found.store, Proof.OBJECTS),
+        drilled=last_verification(found.store, Proof.DRILL),
     )
 
 

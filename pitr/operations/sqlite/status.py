@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pitr.archive.archive import read_marks
 from pitr.archive.lease import is_live
+from pitr.archive.verification import Proof, last_verification
 from pitr.config import Settings
 from pitr.errors import SourceUnusable
 from pitr.operations.sqlite.reading import Reading, open_reading
@@ -41,6 +42,8 @@ def status(settings: Settings) -> Status:
         marks=tuple(read_marks(reading.store)),
         last_error=_last_error(reading),
         spooled_bytes=lease.spooled_bytes if lease else 0,
+        verified=last_verification(reading.store, Proof.OBJECTS),
+        drilled=last_verification(reading.store, Proof.DRILL),
     )
 
 

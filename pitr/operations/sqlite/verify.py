@@ -7,6 +7,7 @@ from pitr.archive.location import open_store
 from pitr.config import Settings
 from pitr.operations.verify import VerifyOutcome
 from pitr.sqlite.pagelog.verify import verify_archive
+from pitr.vocabulary.damage import Damage
 from pitr.vocabulary.position import CommitNumber
 
 
@@ -18,7 +19,7 @@ def verify(settings: Settings) -> VerifyOutcome:
     return VerifyOutcome(
         objects=report.objects,
         bytes=report.bytes,
-        damaged=report.damaged,
+        damaged=tuple(Damage(key, reason) for key, reason in report.damaged),
         holes=tuple(
             (str(CommitNumber(first)), str(CommitNumber(last))) for first, last in report.holes
         ),

@@ -238,19 +238,36 @@ class BaseManifest:
             raise CorruptObject(self._reader.key, f"It lacks the places of chunks up to {end}.")
         return found
 
+    def blocks(self, chunks: int) -> Iterator[Sequence[ChunkPlace]]:
+        """Yield the places of the first `chunks` chunks, some thousand at a time; none is kept.
+
+        Raises CorruptObject, also when there are fewer or more.
+        """
+        seen = 0
+        for block in range(-(-chunks // _BLOCK_CHUNKS)):
+            part = self._read_block(block)
+            seen += len(part)
+            if seen > chunks:
+                break
+            yield part
+        if seen != chunks:
+            raise CorruptObject(self._reader.key, f"It has places of {seen} chunks, not {chunks}.")
+
     def _block(self, block: int) -> Sequence[ChunkPlace]:
         found = self._places.get(block)
         if found is None:
-            numbers = _numbers(self._reader, _PLACES + block)
-            digests = self._reader.section(_DIGESTS + block)
-            count = len(numbers) // 3
-            if len(numbers) != 3 * count or len(digests) != count * DIGEST_BYTES:
-                raise CorruptObject(self._reader.key, f"Its block {block} has uneven columns.")
-            columns = (numbers[i * count : (i + 1) * count] for i in range(3))
-            cut = (digests[at : at + DIGEST_BYTES] for at in range(0, len(digests), DIGEST_BYTES))
-            found = [ChunkPlace(*row) for row in zip(*columns, cut, strict=True)]
-            self._places[block] = found
+            found = self._places[block] = self._read_block(block)
         return found
+
+    def _read_block(self, block: int) -> Sequence[ChunkPlace]:
+        numbers = _numbers(self._reader, _PLACES + block)
+        digests = self._reader.section(_DIGESTS + block)
+        count = len(numbers) // 3
+        if len(numbers) != 3 * count or len(digests) != count * DIGEST_BYTES:
+            raise CorruptObject(self._reader.key, f"Its block {block} has uneven columns.")
+        columns = (numbers[i * count : (i + 1) * count] for i in range(3))
+        cut = (digests[at : at + DIGEST_BYTES] for at in range(0, len(digests), DIGEST_BYTES))
+        return [ChunkPlace(*row) for row in zip(*columns, cut, strict=True)]
 
 
 def _safe_path(key: str, path: str) -> str:

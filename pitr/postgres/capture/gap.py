@@ -13,9 +13,10 @@ import msgspec
 
 from pitr.archive.document import decode_document, encode_document
 from pitr.archive.store import Store
+from pitr.errors import CorruptObject
 from pitr.vocabulary.position import Lsn
 
-_KIND = b"GAPS"
+KIND = b"GAPS"
 
 
 class WalGap(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,10 +42,21 @@ class WalGap(msgspec.Struct, frozen=True, kw_only=True):
 
 def encode_gap(gap: WalGap) -> bytes:
     """Return the object that notes a gap."""
-    return encode_document(_KIND, gap)
+    return encode_document(KIND, gap)
 
 
 def read_gaps(store: Store) -> Iterator[WalGap]:
     """Yield the notes of all gaps that were ever found. Raises CorruptObject, StoreUnusable."""
     for info in store.list("gap/"):
-        yield decode_document(info.key, store.get(info.key), _KIND, WalGap)
+        yield check_gap(info.key, store.get(info.key))
+
+
+def check_gap(key: str, data: bytes) -> WalGap:
+    """Return the note in an object's bytes. Raises CorruptObject, PreconditionFailed."""
+    gap = decode_document(key, data, KIND, WalGap)
+    try:
+        if gap.key == key:
+            return gap
+    except ValueError as error:
+        raise CorruptObject(key, f"It has no position: {error}.") from None
+    raise CorruptObject(key, f"By its content it belongs at {gap.key}.")

@@ -8,12 +8,21 @@ and asks again.
 from __future__ import annotations
 
 from bisect import bisect_left
+from contextlib import suppress
 from pathlib import Path
 
 from pitr.archive.archive import Identity
 from pitr.archive.store import ObjectExists, Store
-from pitr.errors import Corrupt, CorruptObject, CorruptWal, PreconditionFailed, UsageError
+from pitr.errors import (
+    Corrupt,
+    CorruptObject,
+    CorruptWal,
+    PitrError,
+    PreconditionFailed,
+    UsageError,
+)
 from pitr.postgres.capture.cluster import require_same_cluster
+from pitr.postgres.index.segment import index_segment
 from pitr.postgres.wal.end import LogEnd
 from pitr.postgres.wal.history import parse_history
 from pitr.postgres.wal.page import (
@@ -99,7 +108,47 @@ def _push_segment(store: Store, identity: Identity, path: Path, data: bytes) -> 
                 hint="Two servers write one timeline, or this one was restored. Begin a new archive"
                 " with 'pitr init' for the server that goes on.",
             ) from None
+    else:
+        if head.is_whole:
+            _index(store, segment, data, header)
     return head.key
+
+
+def _index(store: Store, segment: SegmentName, data: bytes, header: SegmentHeader) -> None:
+    """Store the segment's index too, so that an archive without a capture has one.
+
+    Only where the segment before is archived: it tells which record goes on in this one. What
+    cannot be made here, `pitr backup` and captures make later; nothing is lost without it.
+    """
+    if not segment.number:
+        return
+    before = segment.previous
+    key = f"wal/{before.timeline:08X}/{before}"
+    size, version = header.segment_bytes, header.version
+    with suppress(PitrError, ObjectExists):
+        info = next((info for info in store.list(key) if info.key == key), None)
+        if info is None:
+            return
+        raw = WalObject(store, key, info.size).read(0, size)
+        fresh = ScanState(before.begin)
+        state = scan(raw, before.begin, fresh, version=version, segment_bytes=size).state
+        if not state.prev and not state.carry:
+            return
+        at = max(segment.begin, state.position)
+        found = scan(
+            memoryview(data)[at - segment.begin :], at, state, version=version, segment_bytes=size
+        )
+        if found.end.is_fault:
+            return
+        made, stored = index_segment(
+            found,
+            timeline=segment.timeline,
+            begin=segment.begin,
+            end=segment.end,
+            version=version,
+            segment_bytes=size,
+        )
+        store.put_new(made, stored)
 
 
 def _decode(path: Path, data: bytes) -> SegmentHeader:

@@ -15,10 +15,12 @@ from dataclasses import dataclass
 
 from pitr.postgres.diff.alignment import AFTER, BEFORE, LIVE, AlignedTable
 from pitr.postgres.diff.states import States
+from pitr.postgres.tables.name import quoted
 from pitr.postgres.tables.session import Connection, rows_of
 
 _BUCKETS_MIN, _BUCKETS_MAX = 1 << 10, 1 << 18
 _HASHES_RECORDS = 140_000
+_NUMERIC = 1700
 _WHOLE_NUMBERS = {"int2", "int4", "int8"}
 Sums = dict[int, tuple[int, str]]
 
@@ -58,6 +60,10 @@ def find_candidates(states: States, table: AlignedTable, limits: Limits) -> Buck
     smaller = min(before.size_bytes, against.size_bytes)
     if smaller <= limits.whole_bytes or smaller * 2 < max(before.size_bytes, against.size_bytes):
         return None
+    # A table keeps its size when rows are deleted, and their number is known since a VACUUM.
+    fewer, more = sorted((before.estimated_rows, against.estimated_rows))
+    if 0 < fewer * 2 < more:
+        return None
     count = _BUCKETS_MIN
     while count < _BUCKETS_MAX and count * limits.rows_a_bucket < before.estimated_rows:
         count *= 2
@@ -93,8 +99,24 @@ def _row_hash(connection: Connection, table: AlignedTable, state: str) -> str:
     """
     values = ", ".join(table.taken(state))
     if connection.info.server_version >= _HASHES_RECORDS and _has_texts(table):
-        return f"hash_record_extended(ROW({values}), 0)"
+        return f"hash_record_extended(ROW({', '.join(_hashed(table, state))}), 0)"
     return f'hashtextextended((ROW({values})::text) COLLATE "C", 0)'
+
+
+def _hashed(table: AlignedTable, state: str) -> list[str]:
+    """Return what of a row stands for its image in the hash of a record.
+
+    A numeric and the number of its digits behind the point: its text costs ten times as much. NaN
+    and the infinities have no digits, and one hash: they are told apart by their first letter.
+    """
+    found = [table.key_image(column, state, "t") for column in table.key]
+    for column in table.columns:
+        if {one.type_oid for one in column.sides.values()} == {_NUMERIC}:
+            value = f"t.{quoted(column.sides[state].name)}"
+            found += [value, f"coalesce(scale({value}), ascii({value}::text))"]
+        else:
+            found.append(column.image(state, "t"))
+    return found
 
 
 def _has_texts(table: AlignedTable) -> bool:

@@ -35,9 +35,13 @@ def make_staged(live: Connection, table: AlignedTable) -> None:
 
 
 def analyze_staged(live: Connection, table: AlignedTable) -> None:
-    """Count what is in them: nobody else ever does, and plans for guessed sizes are bad ones."""
+    """Count what is in them: nobody else ever does, and plans for guessed sizes are bad ones.
+
+    Rows are joined by their keys; of other columns nothing has to be known.
+    """
+    keys = ", ".join(f"k{at}" for at in range(len(table.key)))
     for state in (BEFORE, AFTER):
-        run(live, f"ANALYZE {table.staged(state)}")
+        run(live, f"ANALYZE {table.staged(state)}{f' ({keys})' if keys else ''}")
 
 
 def fill_staged(live: Connection, table: AlignedTable, state: str, pieces: Iterable[bytes]) -> None:

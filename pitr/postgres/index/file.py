@@ -18,6 +18,7 @@ from pitr.postgres.index.parquet import (
     Damaged,
     Footer,
     Group,
+    check_headers,
     decode_chunk,
     decode_footer,
     encode_file,
@@ -105,16 +106,20 @@ def cut_groups(rows: Rows, limit: int = GROUP_ROWS_MAX) -> Iterator[Rows]:
         yield rows.cut(len(rows) * number // count, len(rows) * (number + 1) // count)
 
 
-def decode_columns(data: bytes, begin: int, group: Group, names: Sequence[str]) -> Rows:
+def decode_columns(
+    data: bytes, begin: int, group: Group, names: Sequence[str], *, is_strict: bool = False
+) -> Rows:
     """Return columns of a row group; `data` are the bytes of the file from `begin` on.
 
-    Raises Damaged.
+    `is_strict` has the headers of the pages compared as well. Raises Damaged.
     """
     found = {}
     for name in names:
         chunk = group.chunks[name]
         part = data[chunk.begin - begin : chunk.end - begin]
         found[name] = decode_chunk(part, BY_NAME[name], group.rows)
+        if is_strict:
+            check_headers(part, BY_NAME[name], group.rows)
     return Rows(found)
 
 

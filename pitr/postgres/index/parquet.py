@@ -182,17 +182,21 @@ def _page(
     compressor: zstandard.ZstdCompressor, page: bytes, field: int, head: Struct
 ) -> tuple[bytes, int]:
     stored = compressor.compress(page)
+    header = _page_header(len(page), stored, field, head)
+    return header + stored, len(header) + len(page)
+
+
+def _page_header(raw_bytes: int, stored: bytes, field: int, head: Struct) -> bytes:
     crc = zlib.crc32(stored)
-    header = encode_struct(
+    return encode_struct(
         {
             1: _DATA_PAGE if field == 5 else _DICTIONARY_PAGE,
-            2: len(page),
+            2: raw_bytes,
             3: len(stored),
             4: crc - (1 << 32) if crc >> 31 else crc,
             field: head,
         }
     )
-    return header + stored, len(header) + len(page)
 
 
 def _chunk_metadata(
@@ -349,6 +353,26 @@ def decode_chunk(data: bytes, column: Column, rows: int) -> memoryview:
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise Damaged(f"column {column.name} does not decode: {error}") from None
     return integers(values, column.kind.width)
+
+
+def check_headers(data: bytes, column: Column, rows: int) -> None:
+    """Compare the headers of a column's pages, which decodes, with those that were written.
+
+    They have no checksum, and most of what they say only readers of other programs look at. Raises
+    Damaged.
+    """
+    heads: list[tuple[int, Struct]] = [(5, {1: rows, 2: _DELTA, 3: _RLE, 4: _RLE})]
+    if column.kind is Kind.UINT8:
+        heads = [(7, {2: _PLAIN}), (5, {1: rows, 2: _DICTIONARY, 3: _RLE, 4: _RLE})]
+    at = 0
+    for field, head in heads:
+        found: Any
+        found, begin = decode_struct(data, at)
+        stored = data[begin : begin + found[3]]
+        wanted = {1: found[2] // 4} | head if field == 7 else head
+        if data[at:begin] != _page_header(found[2], stored, field, wanted):
+            raise Damaged(f"column {column.name}: the header of a page contradicts it")
+        at = begin + len(stored)
 
 
 def _read_page(data: bytes, at: int) -> tuple[tuple[int, bytes], int]:

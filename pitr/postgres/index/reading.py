@@ -42,8 +42,11 @@ class IndexFile:
             raise CorruptObject(item.key, f"{_sentence(error)}") from None
         self.groups = footer.groups
 
-    def read(self, group: Group, names: Sequence[str] = NAMES) -> Rows:
-        """Return columns of a row group, verified. Raises ObjectMissing, CorruptObject."""
+    def read(self, group: Group, names: Sequence[str] = NAMES, *, is_strict: bool = False) -> Rows:
+        """Return columns of a row group, verified. Raises ObjectMissing, CorruptObject.
+
+        `is_strict` is for who looks for damage that matters to other programs only.
+        """
         begin = min(group.chunks[name].begin for name in names)
         end = max(group.chunks[name].end for name in names)
         if begin >= self._begin:
@@ -52,9 +55,13 @@ class IndexFile:
             data = self._fetch(begin, end)
             self.bytes_read += len(data)
         try:
-            return decode_columns(data, begin, group, names)
+            return decode_columns(data, begin, group, names, is_strict=is_strict)
         except Damaged as error:
             raise CorruptObject(self.object.key, _sentence(error)) from None
+
+    def has_magic(self) -> bool:
+        """Return whether the file begins as a Parquet file does; only others' readers ask."""
+        return (self._tail[:4] if self._begin == 0 else self._fetch(0, 4)) == b"PAR1"
 
     def _fetch(self, begin: int, end: int) -> bytes:
         return self._store.get_ranges(self.object.key, [(begin, end)])[0]

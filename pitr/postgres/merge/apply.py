@@ -181,7 +181,7 @@ def _said(waiting: Waiting) -> Iterator[None]:
     except errors.IntegrityError as error:
         raise refused(_says(error)) from error
     except psycopg.Error as error:
-        raise server_fault(error, "merge") from error
+        raise server_fault(error, "the merge failed and was rolled back") from error
 
 
 def _says(error: psycopg.Error) -> str:

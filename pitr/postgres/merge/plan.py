@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from pitr.merge.blocking import combined
+from pitr.merge.blocking import combined, too_many_rows
 from pitr.merge.fingerprint import fingerprint
 from pitr.merge.rules import action_counts, actions_of, conflicts_of, resolution_of_rows
 from pitr.postgres.diff.classified import ClassifiedTable
@@ -159,6 +159,8 @@ class _Planner:
 
     def _prepared(self, tables: Sequence[PlannedTable], family: Family) -> PreparedPlan:
         request = self._request
+        described = tuple(self._table_plan(table) for table in tables)
+        self._blockers += too_many_rows(request.options, described)
         is_blocked = any(one.resolution is Resolution.BLOCKS for one in self._blockers)
         stamp = self._fingerprint(tables) if request.is_described else ""
         script = None
@@ -171,7 +173,7 @@ class _Planner:
             target=request.target,
             chosen=request.chosen,
             options=self._options,
-            tables=tuple(self._table_plan(table) for table in tables),
+            tables=described,
             blockers=combined(self._blockers),
             warnings=tuple(dict.fromkeys(self._warnings)),
             fingerprint=stamp,

@@ -2,5 +2,5 @@
 
 Import order inside the package:
     heap_rows, server, target_tables → catalog_rest, datadir, reader, settled, sidecar_query
-    → statement_tables; reader → replay
+    → statement_tables; reader → replay; reader → whole
 """

@@ -33,6 +33,7 @@ _PINNED = {
     "standard_conforming_strings": "on",
     "row_security": "off",  # a policy that would hide rows is an error then
     "work_mem": "64MB",
+    "temp_buffers": "32MB",
     "jit": "off",  # compiling our long expressions takes longer than running them
 }
 # What triggers and functions of the user's may rest on: theirs while rows are written.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from pitr.archive.store import ObjectInfo, Store
@@ -69,7 +69,7 @@ class WalArchive:
         if self._head is None:
             self._head = self._find_head(infos)
         head = self._head
-        spans = [] if head is None else _spans_of(infos, head.segment_bytes)
+        spans = [] if head is None else spans_of(infos, head.segment_bytes)
         self._spans = WalSpans(spans, histories)
 
     def timelines(self) -> list[int]:
@@ -168,7 +168,8 @@ class WalArchive:
                 yield timeline, parse_history(timeline, text)
 
 
-def _spans_of(infos: list[ObjectInfo], segment_bytes: int) -> Iterator[WalSpan]:
+def spans_of(infos: Iterable[ObjectInfo], segment_bytes: int) -> Iterator[WalSpan]:
+    """Yield what the listed objects below `wal/` hold; names of other forms are passed over."""
     for info in infos:
         match = _WAL_KEY.fullmatch(info.key)
         if match is None:
@@ -197,5 +198,5 @@ def holds_wal(store: Store, timeline: int, end: Lsn, segment_bytes: int) -> bool
     """
     name = SegmentName.at(timeline, end.value - 1, segment_bytes)
     infos = list(store.list(f"wal/{timeline:08X}/{name}"))
-    ranges = WalSpans(_spans_of(infos, segment_bytes), {}).ranges(timeline)
+    ranges = WalSpans(spans_of(infos, segment_bytes), {}).ranges(timeline)
     return any(low.value == name.begin and end <= high for low, high in ranges)

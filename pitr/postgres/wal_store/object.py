@@ -128,8 +128,13 @@ class WalObject:
     @classmethod
     def of_bytes(cls, key: str, data: bytes) -> WalObject:
         """Read an object that is wholly in memory. Raises as the constructor does."""
+        return cls.of_reader(ObjectReader.of_bytes(key, data, KIND))
+
+    @classmethod
+    def of_reader(cls, reader: ObjectReader) -> WalObject:
+        """Read an object whose frame is open. Raises as the constructor does."""
         found = cls.__new__(cls)
-        found._open(ObjectReader.of_bytes(key, data, KIND))
+        found._open(reader)
         return found
 
     def _open(self, reader: ObjectReader) -> None:

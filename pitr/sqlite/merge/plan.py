@@ -14,7 +14,7 @@ from pathlib import Path
 import apsw
 
 from pitr.errors import ArchiveLacks, Corrupt, StoreUnusable, UsageError
-from pitr.merge.blocking import KEYS_SHOWN, combined
+from pitr.merge.blocking import KEYS_SHOWN, combined, too_many_rows
 from pitr.merge.fingerprint import fingerprint
 from pitr.merge.rules import action_counts, actions_of, conflicts_of, resolution_of_rows
 from pitr.sqlite.diff.attribution import attribute_lost
@@ -398,6 +398,8 @@ class _Planner:
         live_digests = tuple(live_digest(connection, table) for table in tables)
         schema = schema_digest(connection, tables)
         stamp = self._fingerprint(tables, schema, live_digests) if request.is_described else ""
+        described = tuple(self._table_plan(table) for table in tables)
+        self._blockers += too_many_rows(request.options, described)
         is_blocked = any(one.resolution is Resolution.BLOCKS for one in self._blockers)
         has_script = request.is_described and not is_blocked
         plan = Plan(
@@ -407,7 +409,7 @@ class _Planner:
             target=request.target,
             chosen=request.chosen,
             options=self._options,
-            tables=tuple(self._table_plan(table) for table in tables),
+            tables=described,
             blockers=combined(self._blockers),
             warnings=tuple(dict.fromkeys(self._warnings)),
             fingerprint=stamp,

@@ -7,54 +7,24 @@ is wrong. The layouts are in docs/formats/archive.md.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
 
-from pitr.archive.object import ObjectReader, verify_object
-from pitr.errors import PitrError
+from pitr.archive.description import DescribeBody, describe, describe_documents, utc_text
+from pitr.archive.object import ObjectReader
 from pitr.sqlite.pagelog import pagemap, segment
 from pitr.sqlite.pagelog.pagemap import PageMap
 from pitr.sqlite.pagelog.segment import CommitRecord, SegmentIndex
 from pitr.sqlite.pagelog.verify import check_chain
 
 _PAGES_A_LINE = 8
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_DOCUMENT_BYTES_MAX = 1 << 16
 
 
 def describe_object(data: bytes) -> list[str]:
     """Return what the bytes of an object hold, a line each; damage is described, never raised."""
-    kind = data[8:12]
-    lines: list[str] = []
-    try:
-        reader = ObjectReader.of_bytes("this object", data, kind)
-        lines.extend(_frame(reader, data))
-        verify_object("this object", data, kind)
-        lines.append("checksum     matches")
-        lines.extend(_body(reader, kind))
-    except PitrError as error:
-        lines.append(f"damaged      {error.detail or error.message}")
-    return lines
+    return describe(data, _BODIES.get(data[8:12], describe_documents))
 
 
-def _frame(reader: ObjectReader, data: bytes) -> Iterator[str]:
-    kind = data[8:12].decode("ascii", "replace")
-    yield f"object       kind {kind}, version {reader.version}, {len(data)} bytes"
-    yield f"{'section':>12} {'offset':>10} {'stored':>10} {'raw':>10}  checksum"
-    for entry in reader.entries:
-        sizes = f"{entry.offset:10} {entry.stored:10} {entry.raw:10}"
-        yield f"{entry.id:12} {sizes}  {entry.checksum:016x}"
-
-
-def _body(reader: ObjectReader, kind: bytes) -> Iterator[str]:
-    if kind == segment.KIND:
-        yield from _segment(SegmentIndex(reader))
-    elif kind == pagemap.KIND:
-        yield from _map(PageMap(reader))
-    else:
-        yield from _documents(reader)
-
-
-def _segment(index: SegmentIndex) -> Iterator[str]:
+def _segment(reader: ObjectReader) -> Iterator[str]:
+    index = SegmentIndex(reader)
     yield f"commits      {index.first} to {index.last}"
     if index.part or index.continued:
         yield f"part         {index.part}{', more follow' if index.continued else ', the last'}"
@@ -74,7 +44,8 @@ def _segment(index: SegmentIndex) -> Iterator[str]:
 def _record(record: CommitRecord) -> Iterator[str]:
     covered = f" (from {record.first_covered})" if record.first_covered < record.number else ""
     yield f"commit       {record.number}{covered}, {record.kind.name}, fork {record.fork}"
-    yield f"  time       after {_utc(record.time_begin_us)}, until {_utc(record.time_end_us)}"
+    begin, end = utc_text(record.time_begin_us), utc_text(record.time_end_us)
+    yield f"  time       after {begin}, until {end}"
     yield f"  database   {record.page_count} pages, change counter {record.change_counter}"
     if mark := record.wal:
         yield (
@@ -96,7 +67,8 @@ def _pages(index: SegmentIndex, ordinal: int) -> Iterator[str]:
         )
 
 
-def _map(stored: PageMap) -> Iterator[str]:
+def _map(reader: ObjectReader) -> Iterator[str]:
+    stored = PageMap(reader)
     yield f"commit       {stored.commit}"
     yield f"chain        {stored.chain.hex()}"
     yield f"database     {stored.page_count} pages of {stored.page_size} bytes"
@@ -110,12 +82,4 @@ def _map(stored: PageMap) -> Iterator[str]:
             begin = at
 
 
-def _documents(reader: ObjectReader) -> Iterator[str]:
-    for entry in reader.entries:
-        if entry.raw <= _DOCUMENT_BYTES_MAX:
-            text = reader.section(entry.id).decode("utf-8", "backslashreplace")
-            yield f"section {entry.id:<4} {text}"
-
-
-def _utc(time_us: int) -> str:
-    return (_EPOCH + timedelta(microseconds=time_us)).strftime("%Y-%m-%d %H:%M:%S.%fZ")
+_BODIES: dict[bytes, DescribeBody] = {segment.KIND: _segment, pagemap.KIND: _map}
