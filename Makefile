@@ -10,13 +10,16 @@ unexport PYTHONPATH PYTHONHOME PYTHONDONTWRITEBYTECODE
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-matrix lint check fast format docs bench soak test-s3 clean
+.PHONY: help demo demo-postgres test test-matrix lint check fast format docs bench soak test-s3 clean
 
 help: ## List the commands
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
 demo: $(VENV)/run-ready ## See rows lost and brought back, on a throw-away database
 	@$(BIN)/pitr demo
+
+demo-postgres: $(VENV)/run-ready ## The same on a PostgreSQL server that is started for it
+	@sh tools/demo_postgres.sh
 
 test: lint ## Everything CI runs: lint, types and every test but soak and s3
 	$(BIN)/python -m pytest -n $(WORKERS)

@@ -55,9 +55,12 @@ _OF_ENGINE = {
     SQLITE: ("poll",),
     POSTGRES: ("slot", "database", "pg_bindir", "sidecar_user", "sidecar_folder"),
 }
+# What opens an encrypted archive, one of them. A passphrase itself does not stand in pitr.toml.
+_SECRETS = ("key_file", "passphrase_file", "passphrase")
 _VALUES = (*_OF_ENGINE[SQLITE], "flush", "spool_limit", "fine_window", *_OF_ENGINE[POSTGRES])
 # The source is what NAME stands for, so it has no flag and no variable: name another source.
-_KEYS = ("source", "engine", "archive", *_VALUES, "state")
+_KEYS = ("source", "engine", "archive", *_SECRETS[:2], *_VALUES, "state")
+_PATHS = ("state", "pg_bindir", "sidecar_folder", *_SECRETS[:2])
 T = TypeVar("T")
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 # PostgreSQL's rule for the name of a replication slot.
@@ -81,17 +84,20 @@ class Settings:
     """What one command works with; `shown` says where each value came from.
 
     `name` and `source` are None when only an archive was named: reading the past needs no more.
-    The archive need not belong to the source until their identities have been compared. The last
-    five are PostgreSQL's: the replication slot that keeps WAL until it is archived, the database
-    that table names are looked up in (None: the one that the source leads to), the folder with the
-    server's programs (None: looked for), the user that a sidecar runs as when we are root, and the
-    folder for sidecars (None: the state folder, for root one that this user can walk to).
+    The archive need not belong to the source until their identities have been compared. `secret` is
+    what opens an encrypted archive: its key is one of `key_file`, `passphrase_file` (paths) and
+    `passphrase`. The last five are PostgreSQL's: the replication slot that keeps WAL until it is
+    archived, the database that table names are looked up in (None: the one that the source leads
+    to), the folder with the server's programs (None: looked for), the user that a sidecar runs as
+    when we are root, and the folder for sidecars (None: the state folder, for root one that this
+    user can walk to).
     """
 
     config: Path | None
     name: str | None
     source: Source | None
     archive: str | None
+    secret: Setting | None = field(repr=False)
     poll_us: int
     flush_us: int
     spool_limit_bytes: int
@@ -161,6 +167,7 @@ class Config:
         name = None if chosen is None else chosen.value
         source = None if name is None else self._in_file("source", name)
         archive = self._find("archive", name, flags)
+        secret = self._secret(name, flags)
         state = self._find("state", name, flags) or self._default_state()
         parsed = None if source is None else parse_source(source.value, folder=self.folder)
         foreign = _foreign_keys(parsed.engine if parsed else None)
@@ -168,13 +175,14 @@ class Config:
             self._check_engine(name, parsed.engine, foreign)
         found = {key: self._value(key, name, flags) for key in _VALUES}
         used = (setting for key, setting in found.items() if key not in foreign)
-        shown = (chosen, source, archive, *used, state)
+        shown = (chosen, source, archive, _hidden(secret), *used, state)
         values = {key: setting.value for key, setting in found.items() if setting is not None}
         return Settings(
             config=self.path,
             name=name,
             source=parsed,
             archive=None if archive is None else archive.value,
+            secret=secret,
             poll_us=_quantity(found["poll"], _parse_interval_us),
             flush_us=_quantity(found["flush"], parse_duration_us),
             spool_limit_bytes=_quantity(found["spool_limit"], parse_size_bytes),
@@ -251,6 +259,22 @@ class Config:
             found = self._in_file(key, name)
         return found
 
+    def _secret(self, name: str | None, flags: Mapping[str, str | None]) -> Setting | None:
+        """Return what opens the archive, from the most special place that has one of its forms."""
+        found = [item for key in _SECRETS if (item := self._outside_file(key, flags)) is not None]
+        from_flags = [item for item in found if item.origin.startswith("flag ")]
+        found = from_flags or found
+        if not found and name is not None:
+            in_file = (self._in_file(key, name) for key in _SECRETS[:2])
+            found = [item for item in in_file if item is not None]
+        if len(found) > 1:
+            raise UsageError(
+                "an archive is opened by a key file or a passphrase, not by both",
+                detail=f"There is {found[0].origin}, and {found[1].origin}.",
+                hint="Leave one of them away.",
+            )
+        return found[0] if found else None
+
     def _outside_file(self, key: str, flags: Mapping[str, str | None]) -> Setting | None:
         variable = f"PITR_{key.upper()}"
         for text, origin in (
@@ -284,7 +308,14 @@ def _normal(key: str, text: str, folder: Path) -> str:
         return parse_source(text, folder=folder).location
     if key == "archive":
         return parse_archive(text, folder=folder)
-    return absolute(text, folder) if key in ("state", "pg_bindir", "sidecar_folder") else text
+    return absolute(text, folder) if key in _PATHS else text
+
+
+def _hidden(secret: Setting | None) -> Setting | None:
+    """Return a setting as it may be shown."""
+    if secret is None or secret.key != "passphrase":
+        return secret
+    return Setting(secret.key, "(not shown)", secret.origin)
 
 
 def _foreign_keys(engine: str | None) -> tuple[str, ...]:

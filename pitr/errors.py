@@ -20,6 +20,7 @@
         CorruptObject       5   in the archive
         CorruptDatabase     5   in a database file or its WAL
         CorruptWal          5   in the WAL of PostgreSQL
+      WrongKey              5   the key at hand does not open an encrypted archive
       DatabaseRefused       6   the database said no; rolled back
       PlanStale             7   rows, keys or schema moved since the plan was made
       Interrupted         130   the user stopped the command
@@ -150,6 +151,12 @@ class CorruptDatabase(Corrupt):
 
 class CorruptWal(Corrupt):
     """Report a WAL segment, record or history file of PostgreSQL that contradicts its format."""
+
+
+class WrongKey(PitrError):
+    """Report a key or a passphrase that does not open an encrypted archive, or an object of it."""
+
+    exit_code = 5
 
 
 class DatabaseRefused(PitrError):

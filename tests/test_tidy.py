@@ -34,6 +34,7 @@ SQL_LINES_MAX = 5
 OWNERS = {
     "apsw": "pitr.sqlite",
     "click": "pitr.cli",
+    "cryptography": "pitr.archive.sealing",
     "google_crc32c": "pitr.postgres.wal",
     "obstore": "pitr.archive.cloud",
     "pglast": "pitr.postgres",

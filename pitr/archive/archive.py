@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import xxhash
 
 from pitr.archive.document import FORMAT_VERSION, decode_document, encode_document, newer_format
+from pitr.archive.object import SEALED_MAGIC
 from pitr.archive.store import ObjectExists, Store
 from pitr.errors import (
     ArchiveLacks,
@@ -90,8 +91,8 @@ def require_source(store: Store, found: Identity, *, engine: str, identity: dict
 def open_archive(store: Store) -> Identity:
     """Return the identity of the archive at a store.
 
-    Raises NotConfigured when there is none, PreconditionFailed for a newer format, StoreUnusable,
-    CorruptObject.
+    Raises NotConfigured when there is none, or when it is encrypted and the store is not opened;
+    PreconditionFailed for a newer format, StoreUnusable, CorruptObject.
     """
     try:
         data = store.get(IDENTITY_KEY)
@@ -101,6 +102,13 @@ def open_archive(store: Store) -> Identity:
             detail=f"It has no object {IDENTITY_KEY}.",
             hint="Check the location, or run 'pitr init SOURCE --archive LOCATION'.",
         ) from None
+    if data.startswith(SEALED_MAGIC):
+        raise NotConfigured(
+            f"the archive at {store.location} is encrypted",
+            detail="No key is configured for it.",
+            hint="Name its key with '--key-file FILE', PITR_KEY_FILE, PITR_PASSPHRASE or "
+            "PITR_PASSPHRASE_FILE, or in pitr.toml as key_file or passphrase_file.",
+        )
     identity = decode_document(IDENTITY_KEY, data, _IDENTITY_KIND, Identity)
     if identity.format > FORMAT_VERSION:
         raise newer_format(IDENTITY_KEY, identity.format)
@@ -165,6 +173,11 @@ def read_mark(store: Store, name: str) -> Mark:
             f"no mark of this name: {normal}",
             hint="Run 'pitr status' to see the marks of the archive.",
         ) from None
+
+
+def delete_mark(store: Store, name: str) -> None:
+    """Take a name away from its position; one that is not there is no error."""
+    store.delete(_mark_key(_normal_name(name)))
 
 
 def read_marks(store: Store) -> list[Mark]:

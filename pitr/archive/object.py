@@ -29,6 +29,8 @@ from pitr.errors import CorruptObject
 
 MAGIC = b"PITROBJ\n"
 END_MAGIC = b"PITREND\n"
+# How an object of an encrypted archive begins, before it is opened: docs/formats/encryption.md.
+SEALED_MAGIC = b"PITRSEAL"
 _HEADER = struct.Struct("<8s4sHH")
 _ENTRY = struct.Struct("<IIQQQQ")
 _TRAILER = struct.Struct("<QIIQ16s8s")

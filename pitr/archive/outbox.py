@@ -19,8 +19,8 @@ import xxhash
 
 from pitr import durable
 from pitr.archive.lease import Lease
-from pitr.archive.store import ObjectExists, Store
-from pitr.errors import CorruptObject, PitrError, StoreUnusable
+from pitr.archive.store import ObjectExists, Sealing, Store
+from pitr.errors import CorruptObject, PitrError, StoreUnusable, WrongKey
 from pitr.vocabulary.event import Event, Level, OnEvent
 
 SPOOL_BYTES_MAX = 1 << 30
@@ -264,7 +264,7 @@ class Outbox:
         data = parcel.data
         if data is None:
             assert parcel.path is not None
-            data = parcel.path.read_bytes()
+            data = self._from_disk(parcel.key, parcel.path)
         try:
             self._store.put_new(parcel.key, data)
         except ObjectExists:
@@ -331,10 +331,13 @@ class Outbox:
 
     def _spool(self, parcel: _Parcel) -> None:
         assert parcel.data is not None
-        path = self._folder / f"{parcel.ordinal:012d}~{parcel.key.replace('/', '~')}"
+        name, data = parcel.key, parcel.data
+        if isinstance(self._store, Sealing):
+            name, data = self._store.sealed(name, data)
+        path = self._folder / f"{parcel.ordinal:012d}~{name.replace('/', '~')}"
         try:
             durable.make_folder(self._folder)
-            durable.write_new(path, parcel.data)
+            durable.write_new(path, data)
         except OSError as error:
             raise StoreUnusable(
                 f"cannot write to the spool folder: {self._folder}",
@@ -354,5 +357,21 @@ class Outbox:
             ordinal, _, name = path.name.partition("~")
             size = path.stat().st_size
             self._put_count = int(ordinal)
-            key = name.replace("~", "/")
+            key = self._key_of(name.replace("~", "/"), path)
             self._parcels.append(_Parcel(self._put_count, key, size, None, path))
+
+    def _key_of(self, name: str, path: Path) -> str:
+        """Return the key of a spooled object. Raises WrongKey for one of other keys."""
+        key = self._store.unsealed_name(name) if isinstance(self._store, Sealing) else name
+        if key is None:
+            raise WrongKey(
+                f"no key at hand opens what waits in the spool: {path}",
+                detail="It was captured for an archive with other keys, or without any.",
+                hint="Capture once more with that key, or move the file away: its changes are lost "
+                "to the archive then.",
+            )
+        return key
+
+    def _from_disk(self, key: str, path: Path) -> bytes:
+        data = path.read_bytes()
+        return self._store.unsealed(key, data) if isinstance(self._store, Sealing) else data

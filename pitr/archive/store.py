@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 _KEY = re.compile(r"(?!.*(?:^|/)\.{1,2}(?:/|$))[A-Za-z0-9_.+=-]+(?:/[A-Za-z0-9_.+=-]+)*")
 
@@ -73,6 +73,20 @@ class Store(Protocol):
 
     def delete(self, key: str) -> None:
         """Delete an object; deleting one that is not there is no error."""
+
+
+@runtime_checkable
+class Sealing(Protocol):
+    """A store that encrypts: what waits for it on this machine is encrypted as well."""
+
+    def sealed(self, key: str, data: bytes) -> tuple[str, bytes]:
+        """Return name and bytes as which an object may lie on a disk."""
+
+    def unsealed(self, key: str, stored: bytes) -> bytes:
+        """Return the plain bytes of an object. Raises CorruptObject, WrongKey."""
+
+    def unsealed_name(self, name: str) -> str | None:
+        """Return the key that belongs to a name; None for one that is not of this archive."""
 
 
 def check_key(key: str) -> str:

@@ -147,6 +147,7 @@ def _about(table: DiffTable) -> dict[str, object]:
             ],
             "missing": drift.missing,
             "recreated": drift.recreated,
+            "readded": list(drift.readded),
         },
         "warnings": list(table.warnings),
     }

@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 
 import click
 
+from pitr.cli.guard_check import check
 from pitr.cli.guarded_command import runner
 from pitr.cli.merge_commands import emit_result, merge_now, result_document
 from pitr.cli.options import Group, json_option, settings_of, source_options
@@ -30,6 +31,9 @@ _COMMAND_FAILED, _LIMIT_PASSED = 20, 1
 @click.group(cls=Group)
 def guard() -> None:
     """Guard a migration: know what it destroys, before or after, and how to bring it back."""
+
+
+guard.add_command(check)
 
 
 @guard.command("run", context_settings={"allow_interspersed_args": False})

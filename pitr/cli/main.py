@@ -37,6 +37,8 @@ COMMANDS = LazyCommands(
         "undo": "pitr.cli.merge_commands:undo",
         "guard": "pitr.cli.guard_command:guard",
         "verify": "pitr.cli.verify_command:verify",
+        "prune": "pitr.cli.prune_command:prune",
+        "key": "pitr.cli.key_commands:key",
         "config": "pitr.cli.source:config",
         "debug": "pitr.cli.debug:debug",
         "demo": "pitr.cli.demo:demo",

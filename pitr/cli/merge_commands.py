@@ -347,6 +347,10 @@ def _head_lines(found: Plan) -> list[str]:
         f"target    {found.target}",
         f"rows      {', '.join(parts)}, {skipped} left aside",
     ]
+    if found.definitions:
+        lines.append(
+            f"makes     what is gone, by {len(found.definitions)} statements that 'plan' shows"
+        )
     if found.options.on_conflict is ConflictPolicy.SKIP and skipped:
         lines.append("warning: rows are left aside, so this is not all of the target or nothing")
     return lines + [f"warning: {warning}" for warning in found.warnings]
@@ -366,11 +370,14 @@ def _plan_text(found: Plan) -> str:
         "",
         table_text(["table", "insert", "update", "delete", "left aside"], _action_rows(found)),
     ]
+    if found.definitions:
+        lines = [line for text in found.definitions for line in text.splitlines() if line]
+        parts += ["", "makes:", *(f"  {line}" for line in lines)]
     parts += _blocker_lines(found.blockers)
     parts += [f"warning: {warning}" for warning in found.warnings]
     if found.blocking:
         parts.append("\nThis cannot be merged as it is: see the conflicts above.")
-    elif not found.rows_to_write:
+    elif not found.has_work:
         parts.append("\nThere is nothing to do.")
     return "\n".join(parts) + "\n"
 

@@ -14,6 +14,7 @@ from pitr.config import Settings, resolve_settings
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+_KEY_FILE = "pitr.key_file"
 TARGET_FORMS = "'2026-11-22 14:03', '10m', commit:N, before:commit:N, name:MARK, latest"
 EXIT_CODES = """\b
 Exit codes:
@@ -81,8 +82,18 @@ def json_option(function: F) -> F:
 
 
 def source_options(function: F) -> F:
-    """Add the options that lead to a source and its archive."""
+    """Add the options that lead to a source and its archive.
+
+    The key does not become a parameter of the command: `settings_of` finds it in click's context.
+    """
     for option in (
+        click.option(
+            "--key-file",
+            metavar="FILE",
+            expose_value=False,
+            callback=_remember_key,
+            help="The key of an encrypted archive, instead of pitr.toml's.",
+        ),
         click.option("--archive", metavar="LOCATION", help="The archive, instead of pitr.toml's."),
         click.option("--source", metavar="NAME", help="Which [source.NAME] of pitr.toml."),
         click.option(
@@ -93,6 +104,10 @@ def source_options(function: F) -> F:
     return function
 
 
+def _remember_key(context: click.Context, _parameter: click.Parameter, value: str | None) -> None:
+    context.meta[_KEY_FILE] = value
+
+
 def settings_of(
     config: str | None, source: str | None, archive: str | None, **more: str | None
 ) -> Settings:
@@ -100,7 +115,8 @@ def settings_of(
 
     `more` are flags of one command, named as the settings that they override.
     """
-    flags = {"archive": archive, **more}
+    key_file = click.get_current_context().meta.get(_KEY_FILE)
+    flags = {"archive": archive, "key_file": key_file, **more}
     return resolve_settings(
         config_path=Path(config) if config else None,
         source_name=source,

@@ -20,16 +20,40 @@ from pitr.vocabulary.finding import Finding, Level
 @click.argument("source_text", metavar="SOURCE")
 @click.option("--archive", required=True, metavar="LOCATION", help="Where captured changes rest.")
 @click.option("--name", metavar="NAME", help="The source's name in pitr.toml.")
+@click.option(
+    "--key-file", metavar="FILE", help="Encrypt the archive with this key; made when missing."
+)
+@click.option(
+    "--passphrase-file", metavar="FILE", help="Encrypt the archive with the passphrase in FILE."
+)
 @json_option
-def init(source_text: str, archive: str, name: str | None, *, as_json: bool) -> None:
+def init(
+    source_text: str,
+    archive: str,
+    name: str | None,
+    key_file: str | None,
+    passphrase_file: str | None,
+    *,
+    as_json: bool,
+) -> None:
     """Name a source and its archive in pitr.toml.
 
     The file is written into the current folder. SOURCE is a SQLite file, sqlite:///PATH, or a
     PostgreSQL server: postgresql://ROLE@HOST/DATABASE or service=NAME; its password is left to
     ~/.pgpass or PGPASSWORD. LOCATION is a folder, file://, s3://BUCKET/PREFIX, gs:// or az://.
     An archive of the same source that is there already is adopted.
+
+    With a key file or a passphrase (also PITR_PASSPHRASE) everything is encrypted before it
+    reaches the archive. Keep a copy of the key elsewhere: without it the archive is lost.
     """
-    outcome = init_archive(source_text, archive, name=name, folder=Path.cwd(), environ=os.environ)
+    outcome = init_archive(
+        source_text,
+        archive,
+        name=name,
+        folder=Path.cwd(),
+        environ=os.environ,
+        keys={"key_file": key_file, "passphrase_file": passphrase_file},
+    )
     warnings = [finding for finding in outcome.findings if finding.level is Level.WARNING]
     if as_json:
         emit_json(
@@ -40,6 +64,7 @@ def init(source_text: str, archive: str, name: str | None, *, as_json: bool) -> 
                 "archive_id": outcome.identity.archive_id,
                 "adopted": outcome.adopted,
                 "config": str(outcome.config),
+                "key_file": str(outcome.key_file) if outcome.key_file else None,
                 "warnings": [_finding_json(finding) for finding in warnings],
             }
         )
@@ -47,6 +72,9 @@ def init(source_text: str, archive: str, name: str | None, *, as_json: bool) -> 
     emit(f"source   {outcome.source}")
     emit(f"archive  {outcome.location}{' (adopted)' if outcome.adopted else ''}")
     emit(f"written  {outcome.config} [source.{outcome.name}]")
+    if outcome.key_file:
+        emit(f"key      {outcome.key_file}")
+        note("keep a copy of the key elsewhere: without it nothing of the archive can be read")
     for finding in warnings:
         note(f"warning: {finding.subject}: {finding.detail} {finding.remedy}")
     note("next: 'pitr capture' follows the source; 'pitr check' says what to expect")

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pitr.archive.archive import open_archive, probe_conditional_put, require_source
-from pitr.archive.location import open_store
 from pitr.config import Settings
 from pitr.errors import PitrError
 from pitr.operations.engine import engine_of_source, wired
+from pitr.operations.opening import open_archive_store
 from pitr.vocabulary.finding import Finding, Level
 
 
@@ -43,7 +43,7 @@ def examine(settings: Settings) -> Examination:
 
 def _check_archive(settings: Settings, identity: dict[str, str] | None) -> Iterator[Finding]:
     try:
-        store = open_store(settings.needed_archive())
+        store = open_archive_store(settings)
         found = open_archive(store)
         probe_conditional_put(store)
         if identity is not None:

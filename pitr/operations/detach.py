@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from pitr.archive.archive import open_archive
 from pitr.archive.lease import is_live, read_newest_lease
-from pitr.archive.location import open_store
 from pitr.config import Settings
 from pitr.errors import PreconditionFailed
 from pitr.operations.clock import now_us
 from pitr.operations.engine import engine_of_source, wired
+from pitr.operations.opening import open_archive_store
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ def detach(settings: Settings) -> Detached:
     Raises PreconditionFailed while a capture runs; NotConfigured, StoreUnusable.
     """
     engine = engine_of_source(settings)
-    store = open_store(settings.needed_archive())
+    store = open_archive_store(settings)
     open_archive(store)
     lease = read_newest_lease(store)
     if lease is not None and is_live(lease, at_us=now_us()):

@@ -7,11 +7,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from pitr.archive.location import open_store
 from pitr.archive.verification import Proof, VerificationRecord, last_verification
 from pitr.config import Settings
 from pitr.operations.clock import now_us
 from pitr.operations.engine import engine_of_archive, wired
+from pitr.operations.opening import open_archive_store
 from pitr.operations.verify import recorded
 from pitr.vocabulary.event import OnEvent
 
@@ -85,7 +85,7 @@ def drill_and_record(
 
     Without tables in the wish, the sample begins where that of the last drill ended.
     """
-    store = open_store(settings.needed_archive())
+    store = open_archive_store(settings)
     last = last_verification(store, Proof.DRILL)
     if last is not None and last.tables:
         wish = replace(wish, after=last.tables[-1])

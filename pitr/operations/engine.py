@@ -14,9 +14,9 @@ from importlib.util import find_spec
 from typing import ParamSpec, TypeVar, cast
 
 from pitr.archive.archive import open_archive
-from pitr.archive.location import open_store
 from pitr.config import Settings
 from pitr.errors import PreconditionFailed
+from pitr.operations.opening import open_archive_store
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -37,7 +37,7 @@ def engine_of_archive(settings: Settings) -> str:
     """
     if settings.source is not None and settings.is_archive_of_source:
         return settings.source.engine
-    return open_archive(open_store(settings.needed_archive())).engine
+    return open_archive(open_archive_store(settings)).engine
 
 
 def wired(verb: Callable[P, R], engine: str) -> Callable[P, R]:

@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 
 from pitr.archive.archive import Mark
 from pitr.archive.lease import is_live, read_newest_lease
-from pitr.archive.location import open_store
 from pitr.config import Settings
 from pitr.errors import Interrupted, PitrError, PreconditionFailed, UsageError
 from pitr.operations.capture import mark
@@ -21,6 +20,7 @@ from pitr.operations.guard_losses import (
     passed_limits,
     repair_of,
 )
+from pitr.operations.opening import open_archive_store
 from pitr.vocabulary.change import TableChange, Transaction
 from pitr.vocabulary.event import Event, Level, OnEvent
 
@@ -168,7 +168,7 @@ def _begin(settings: Settings, on_event: OnEvent, *, by_window: bool) -> tuple[W
 
 
 def _is_captured(settings: Settings) -> bool:
-    lease = read_newest_lease(open_store(settings.needed_archive()))
+    lease = read_newest_lease(open_archive_store(settings))
     return lease is not None and is_live(lease, at_us=now_us())
 
 

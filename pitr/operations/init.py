@@ -11,13 +11,17 @@ from pitr.archive.location import make_store
 from pitr.config import FILE_NAME, Settings, check_writable, proposed_settings, write_source
 from pitr.errors import SourceUnusable
 from pitr.operations.check import Examination, examine
-from pitr.source_text import parse_archive, parse_source, without_password
+from pitr.operations.opening import make_archive_store
+from pitr.source_text import absolute, parse_archive, parse_source, without_password
 from pitr.vocabulary.finding import Finding
 
 
 @dataclass(frozen=True, slots=True)
 class InitOutcome:
-    """What init came to. `adopted`: the archive was there already."""
+    """What init came to. `adopted`: the archive was there already.
+
+    `key_file` is the path of a key file that was made.
+    """
 
     name: str
     config: Path
@@ -26,6 +30,7 @@ class InitOutcome:
     identity: Identity
     adopted: bool
     findings: tuple[Finding, ...]
+    key_file: Path | None = None
 
 
 def init(
@@ -35,27 +40,32 @@ def init(
     name: str | None,
     folder: Path,
     environ: Mapping[str, str],
+    keys: Mapping[str, str | None] | None = None,
 ) -> InitOutcome:
     """Make or adopt the archive and write the source's table into `folder`/pitr.toml.
 
+    `keys` has a `key_file` or a `passphrase_file` that the archive is to be encrypted with; a key
+    file of a new archive is made when it is missing.
+
     Raises SourceUnusable when there is no such database or it cannot be captured,
-    IdentityMismatch, StoreUnusable, UsageError when the name is taken by another source.
+    IdentityMismatch, StoreUnusable, UsageError when the name is taken by another source, WrongKey.
     """
     source = parse_source(source_text, folder=folder)
     location = parse_archive(archive_text, folder=folder)
     config = folder / FILE_NAME
     values = {"source": source.location, "engine": source.engine, "archive": location}
+    values |= {key: absolute(path, folder) for key, path in (keys or {}).items() if path}
     chosen = source.default_name if name is None else name
     settings = proposed_settings(config, chosen, values, environ=environ, cwd=folder)
     examined = examine(settings)
     identity = _usable(settings, examined)
     check_writable(config, chosen, values)
-    store = make_store(location)
+    store, key_file = make_archive_store(make_store(location), settings)
     known = any(store.list("pitr-archive"))
     made = create_or_adopt(store, engine=source.engine, identity=identity)
     write_source(config, chosen, values)
     return InitOutcome(
-        chosen, config, source.location, store.location, made, known, examined.findings
+        chosen, config, source.location, store.location, made, known, examined.findings, key_file
     )
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from pitr.archive.location import open_store
 from pitr.archive.verification import Proof, VerificationRecord, write_verification
 from pitr.config import Settings
 from pitr.errors import StoreUnusable
 from pitr.operations.clock import now_us
 from pitr.operations.engine import engine_of_archive, wired
+from pitr.operations.opening import open_archive_store
 from pitr.vocabulary.damage import Damage
 
 
@@ -87,7 +87,7 @@ def verify_and_record(settings: Settings) -> Verified:
 def recorded(settings: Settings, record: VerificationRecord) -> str | None:
     """Store a record; return why that was not possible, None when it was."""
     try:
-        write_verification(open_store(settings.needed_archive()), record)
+        write_verification(open_archive_store(settings), record)
     except StoreUnusable as error:
         return f"{error.message}. {error.detail or ''}".strip()
     return None

@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from pitr.archive.archive import open_archive
-from pitr.archive.location import open_store
 from pitr.config import Settings
 from pitr.errors import PreconditionFailed
+from pitr.operations.opening import open_archive_store
 from pitr.postgres.capture.push import push_file
 
 
 def wal_push(settings: Settings, path: Path) -> str:
     """Archive a file durably; return its key. See push_file for what it raises."""
-    store = open_store(settings.needed_archive())
+    store = open_archive_store(settings)
     identity = open_archive(store)
     if identity.engine != "postgres":
         raise PreconditionFailed(

@@ -2,5 +2,6 @@
 
 docs/ARCHITECTURE.md says what is in which room. Import order inside the package:
     wal → wal_store → base, index → selection → target, replay → live → tables, catalog
-    → backup, capture, log, diff; diff → merge; statement → replay; capture → verification
+    → backup, capture, log, diff, guard, prune; diff → merge; statement → replay
+    prune, capture → verification
 """

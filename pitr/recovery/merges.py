@@ -52,6 +52,19 @@ class MergedTable:
     created: bool
 
 
+@dataclass(frozen=True, slots=True)
+class KeptDefinition:
+    """What a merge on PostgreSQL made: table, type, domain or schema.
+
+    `stamp` stands for a table's definition as the merge left it.
+    """
+
+    kind: str
+    schema: str
+    name: str
+    stamp: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeldNumber:
     """Up to where WAL was on disk that keeps the transaction's number from being given away again.
@@ -71,7 +84,7 @@ class MergeRecord:
     `source` is the absolute path of the database, or the place of a server without a password.
     `undoes` is the merge that this one takes back. `rebuilt` are full-text indexes that it built
     anew. `xid` is the transaction of PostgreSQL, with its epoch; `held` says for which servers
-    that number is surely its own, None when for none.
+    that number is surely its own, None when for none. `made` is what it made there.
     """
 
     id: str
@@ -85,6 +98,7 @@ class MergeRecord:
     rebuilt: tuple[str, ...]
     xid: str | None = None
     held: HeldNumber | None = None
+    made: tuple[KeptDefinition, ...] = ()
 
     @property
     def rows(self) -> tuple[int, int, int]:

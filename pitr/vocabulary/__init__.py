@@ -1,6 +1,6 @@
 """Frozen values that both engines and every floor share. Standard library only.
 
 Import order inside the package:
-    quantity, position, row_class, event, finding, damage → diff_row, drift, lost_by, target
-    → change, query, plan
+    quantity, position, row_class, event, finding, statement_finding, damage
+    → diff_row, drift, lost_by, target → change, query, plan
 """

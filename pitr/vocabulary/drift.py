@@ -11,7 +11,8 @@ class SchemaDrift:
 
     `renamed` has (name before, live name), `type_changed` (live name, type before, live type),
     `incomparable` the columns that are computed on one side only or had no place in the state
-    after the damage. `missing`: there is no live table. `recreated`: it was dropped and made anew.
+    after the damage, `readded` those that were dropped and added again. `missing`: there is no live
+    table. `recreated`: it was dropped and made anew.
     """
 
     added: tuple[str, ...] = ()
@@ -22,6 +23,7 @@ class SchemaDrift:
     renamed_table: bool = False
     missing: bool = False
     recreated: bool = False
+    readded: tuple[str, ...] = ()
 
     @property
     def is_none(self) -> bool:
@@ -39,6 +41,8 @@ class SchemaDrift:
             said.append("the table was dropped and made anew since")
         if self.added:
             said.append(f"added since: {', '.join(self.added)}")
+        if self.readded:
+            said.append(f"dropped and added again since: {', '.join(self.readded)}")
         if self.dropped:
             said.append(f"gone since, not compared: {', '.join(self.dropped)}")
         said += [f"{old} is called {new} now" for old, new in self.renamed]

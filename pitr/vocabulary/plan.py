@@ -109,7 +109,8 @@ class Plan:
     `chosen` names the tables of the recovery that were asked for; all of them when it is empty.
     `fingerprint` stands for everything it was computed from. `script` is the plan as SQL for the
     sqlite3 shell; None when it is blocked or has more rows than a script is good for. A plan that
-    is run at once has neither.
+    is run at once has neither. `definitions` are the SQL statements by which tables that are gone
+    are made anew.
     """
 
     recovery: str
@@ -123,6 +124,7 @@ class Plan:
     warnings: tuple[str, ...]
     fingerprint: str
     script: str | None
+    definitions: tuple[str, ...] = ()
 
     @property
     def counts(self) -> dict[RowClass, int]:
@@ -145,6 +147,11 @@ class Plan:
     def rows_to_write(self) -> int:
         """Return how many rows a merge would write."""
         return sum(count for action, count in self.actions.items() if action is not Action.SKIP)
+
+    @property
+    def has_work(self) -> bool:
+        """Return whether a merge would write anything, or make a table."""
+        return self.rows_to_write > 0 or bool(self.definitions)
 
     @property
     def blocking(self) -> tuple[Blocker, ...]:
@@ -182,6 +189,7 @@ def plan_document(plan: Plan, *, time_text: Callable[[int], str]) -> dict[str, o
         "conflicts": [blocker_document(blocker) for blocker in plan.blockers],
         "warnings": list(plan.warnings),
         "fingerprint": plan.fingerprint,
+        "definitions": list(plan.definitions),
         "sql": plan.script,
     }
 

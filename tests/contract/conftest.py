@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from pitr.archive.keys import Method, Secret, create_keys
 from pitr.archive.location import open_store
 from pitr.archive.store import Store
 from tests.memory_store import MemoryStore
 from tools import s3_servers
 
+SECRET = Secret(Method.KEY_FILE, bytes(range(32)), "a test")
 StoreMaker = Callable[[str], Store]
 
 
@@ -40,7 +42,9 @@ def moto_environment(
     return moto_server
 
 
-@pytest.fixture(params=["local", "memory", "moto", pytest.param("ceph", marks=pytest.mark.s3)])
+@pytest.fixture(
+    params=["local", "memory", "encrypted", "moto", pytest.param("ceph", marks=pytest.mark.s3)]
+)
 def make_store(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> StoreMaker:
@@ -54,6 +58,8 @@ def make_store(
     if request.param == "memory":
         stores: dict[str, Store] = {}
         return lambda name: stores.setdefault(name, MemoryStore())
+    if request.param == "encrypted":
+        return lambda name: create_keys(open_store(str(tmp_path / name)), SECRET)
     server: s3_servers.Server = request.getfixturevalue(f"{request.param}_server")
     for variable, value in server.environment().items():
         monkeypatch.setenv(variable, value)

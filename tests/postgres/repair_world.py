@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from pitr.postgres.diff.states import States, comparing
 from pitr.postgres.live.connection import connect
 from pitr.postgres.merge.kin import Classifier
 from pitr.postgres.merge.plan import PlanRequest, make_plan
+from pitr.postgres.replay.definition_dump import dump_definitions
 from pitr.postgres.tables.name import TableName
 from pitr.recovery.folder import RecoveredTable, Recovery, new_recovery
 from pitr.recovery.merges import read_merge
@@ -110,6 +113,7 @@ class RepairWorld:
         *tables: str,
         after: str | None = None,
         where: str | None = None,
+        columns: tuple[str, ...] | None = None,
         user: str = "postgres",
         host: str | None = None,
     ) -> Iterator[States]:
@@ -130,6 +134,12 @@ class RepairWorld:
                 tables=tuple(map(table_name, tables)),
                 after=connect(after) if after else None,
                 where=where,
+                columns={table_name(t): columns for t in tables} if columns else {},
+                define=partial(
+                    dump_definitions,
+                    self.server.bin / "pg_dump",
+                    {**os.environ, **self.server.environment(before)},
+                ),
             )
 
     def diff(self, before: str, *tables: str, limits: Limits | None = None, **how: Any) -> Diff:
@@ -141,7 +151,7 @@ class RepairWorld:
 
     def plan(self, before: str, *tables: str, user: str = "postgres", **how: Any) -> Plan:
         """Plan a merge."""
-        opening = {name: how.pop(name) for name in ("after", "where") if name in how}
+        opening = {name: how.pop(name) for name in ("after", "where", "columns") if name in how}
         with self.states(before, *tables, user=user, **opening) as states, comparing(states):
             request = self._request("r", **how)
             return make_plan(states, Classifier(request.options).classify(states), request).plan
@@ -161,7 +171,9 @@ class RepairWorld:
         **how: Any,
     ) -> Outcome:
         """Merge a recovery made now, and return how it ended."""
-        opening = {name: how.pop(name) for name in ("after", "where", "host") if name in how}
+        opening = {
+            name: how.pop(name) for name in ("after", "where", "columns", "host") if name in how
+        }
         recovery = self._recovery(tables)
         request = self._request(recovery, **how)
         classifier = Classifier(request.options, limits)

@@ -68,6 +68,11 @@ def test_marks_are_archived_when_the_command_returns(site: Site) -> None:
     position = str(first["position"])
     assert position.startswith("lsn:")
     assert archived_end(site.store, 1) >= Lsn.parse(position[4:])
+    assert flushed(site.primary) >= Lsn.parse(position[4:])
+    # A restore point of this name ends where the mark is: what follows it begins there.
+    wal = WalArchive(site.store)
+    [(begin, _)] = wal.ranges(1)
+    assert b"before the release\0" in wal.read(1, begin, Lsn.parse(position[4:]))
     assert site.run("mark", "before the release", code=3)["error"]
 
     process = subprocess.Popen(site.command("capture"), stderr=subprocess.PIPE)

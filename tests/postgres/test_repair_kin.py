@@ -87,7 +87,7 @@ def test_t19_only_the_parents_that_lost_rows_need_come_back(site: Site) -> None:
     # On purpose: customers without orders, some of them with the last of their region.
     site.do("DELETE FROM customers WHERE id BETWEEN 21 AND 40")
     xid = site.do("DELETE FROM orders WHERE id IN (3, 23)", "DELETE FROM lines WHERE o = 60")
-    site.do("DELETE FROM orders WHERE customer = 4")
+    second = site.do("DELETE FROM orders WHERE customer = 4")
     site.do("DELETE FROM customers WHERE id = 4")
     site.do("UPDATE visits SET x = 7 WHERE id = 3")
     succeed(site.folder, "mark", "later")
@@ -100,6 +100,18 @@ def test_t19_only_the_parents_that_lost_rows_need_come_back(site: Site) -> None:
     named = {table["table"]: table["counts"] for table in plan["tables"]}
     assert named["public.customers"] == {"lost": 1}
     assert any("see that nobody deleted them on purpose" in one for one in plan["warnings"])
+
+    # Two transactions removed orders: each is named with its rows, and with what isolates it.
+    transactions = {
+        one["position"]: one["xid"]
+        for one in succeed(site.folder, "log", "-t", "orders", "--json").json["transactions"]
+    }
+    [orders] = [table for table in plan["tables"] if table["table"] == "public.orders"]
+    found = [(transactions[one["transaction"]], one["rows"]) for one in orders["lost_by"]]
+    assert found == [(xid, 2), (second, 1)]
+    assert any("pitr revert lsn:" in one and "2 transactions" in one for one in plan["warnings"])
+    [told] = succeed(site.folder, "diff", "--json").json["tables"]
+    assert [one["rows"] for one in told["lost_by"]] == [2, 1]
 
     merged = succeed(site.folder, "merge", "--yes", "--json").json
     changed = site.changed_since(before)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from contextlib import closing
 
 from pitr.archive.archive import open_archive
-from pitr.archive.location import open_store
 from pitr.archive.store import Store
 from pitr.config import Settings
 from pitr.errors import ArchiveHeld, PitrError, StoreUnusable, UsageError
 from pitr.operations.backup import BackupOutcome, BackupWish
 from pitr.operations.capture import capture_once
 from pitr.operations.clock import now_us
+from pitr.operations.opening import open_archive_store
 from pitr.postgres.backup.run import BackupOptions, back_up
 from pitr.postgres.backup.stream import RATES_KB
 from pitr.postgres.catalog.catalog_reader import CatalogReader
@@ -32,7 +32,7 @@ def backup(
     """Take a base backup, and archive the WAL up to its end unless a capture does."""
     options = BackupOptions(fast=wish.is_fast, rate_kb=_rate_kb(wish.rate_bytes))
     place = settings.needed_source().location
-    store = open_store(settings.needed_archive())
+    store = open_archive_store(settings)
     identity = open_archive(store)
 
     def read_catalog() -> None:

@@ -8,11 +8,11 @@ from contextlib import closing
 
 from pitr.archive.archive import Identity, Mark, open_archive, require_free_name, write_mark
 from pitr.archive.lease import is_live, read_newest_lease
-from pitr.archive.location import open_store
 from pitr.archive.store import Store
 from pitr.config import Settings
 from pitr.errors import ArchiveHeld, PreconditionFailed
 from pitr.operations.clock import now_us
+from pitr.operations.opening import open_archive_store
 from pitr.operations.postgres.maintenance import maintained
 from pitr.postgres.capture.capture import Capture
 from pitr.postgres.capture.following import CatalogFollower, index_objects
@@ -59,7 +59,7 @@ def mark(settings: Settings, name: str, on_event: OnEvent, *, wait_seconds: floa
 
 
 def _open(settings: Settings) -> tuple[Store, Identity]:
-    store = open_store(settings.needed_archive())
+    store = open_archive_store(settings)
     return store, open_archive(store)  # an archive is made by init only
 
 

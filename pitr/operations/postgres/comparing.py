@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
 from pitr.config import Settings
 from pitr.errors import IdentityMismatch, SourceUnusable, UsageError
@@ -17,6 +18,7 @@ from pitr.operations.postgres.sidecar import SidecarServer, kept_server
 from pitr.postgres.diff.states import States
 from pitr.postgres.live.connection import Connection, connect, in_database
 from pitr.postgres.live.faults import server_faults
+from pitr.postgres.replay.definition_dump import dump_definitions
 from pitr.postgres.replay.server import running
 from pitr.postgres.replay.target_tables import split_name
 from pitr.postgres.tables.name import TableName
@@ -75,6 +77,11 @@ def open_recovery(
             where=recovery.where,
             columns={held[t]: t.columns for t in chosen if t.columns is not None},
             held=frozenset(held.values()) | kin,
+            define=partial(
+                dump_definitions,
+                kept.server.binaries.path("pg_dump"),
+                started.environment(kept.database),
+            ),
         )
         yield OpenRecovery(recovery, states, place)
 

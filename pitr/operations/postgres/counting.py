@@ -21,7 +21,7 @@ def uncounted(recovery: Recovery, warning: str | None = None) -> tuple[TableOutc
     """Return the tables of a recovery that is not compared, and why."""
     warnings = (warning,) if warning else ()
     return tuple(
-        TableOutcome(table.table, table.rows, None, None, None, warnings)
+        TableOutcome(table.table, table.rows, None, None, None, warnings, table.columns)
         for table in recovery.tables
     )
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from contextlib import closing
 
 from pitr.archive.archive import open_archive
-from pitr.archive.location import open_store
 from pitr.config import Settings
 from pitr.errors import DatabaseRefused, PreconditionFailed
 from pitr.operations.detach import Detached
+from pitr.operations.opening import open_archive_store
 from pitr.postgres.capture.cluster import require_same_cluster
 from pitr.postgres.capture.watch import read_system_identifier
 from pitr.postgres.live.connection import connect
@@ -21,7 +21,7 @@ def detach(settings: Settings) -> Detached:
     Raises IdentityMismatch for another cluster than the archive's, PreconditionFailed while another
     process streams from the slot; SourceUnreachable, PrivilegeMissing.
     """
-    store = open_store(settings.needed_archive())
+    store = open_archive_store(settings)
     identity = open_archive(store)
     with closing(connect(settings.needed_source().location, program="pitr detach")) as connection:
         # Else the slot of the right cluster would stay, and keep its WAL, unnoticed.

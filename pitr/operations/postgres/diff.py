@@ -7,7 +7,9 @@ from contextlib import contextmanager
 
 from pitr.config import Settings
 from pitr.operations.diff import Diff, DiffRequest, DiffTable
-from pitr.operations.postgres.comparing import open_recovery
+from pitr.operations.postgres.attributing import Attribute, attributing
+from pitr.operations.postgres.comparing import OpenRecovery, open_recovery
+from pitr.postgres.diff.attribution import Attribution
 from pitr.postgres.diff.classified import ClassifiedTable, classify, stream_rows
 from pitr.postgres.diff.states import comparing
 from pitr.postgres.live.connection import Connection
@@ -25,14 +27,23 @@ def open_diff(settings: Settings, request: DiffRequest) -> Iterator[Diff]:
             settings, request.recovery_id, tables=request.tables, program="pitr diff"
         ) as opened,
         server_faults("compare the recovery with the live database"),
-        comparing(opened.states),
     ):
-        live = opened.states.live
-        tables = tuple(_table(live, table, request) for table in classify(opened.states))
-        yield Diff(opened.recovery, None, tables, ())
+        attribute = attributing(settings, opened)
+        with comparing(opened.states):
+            yield _diff(opened, request, attribute)
 
 
-def _table(live: Connection, table: ClassifiedTable, request: DiffRequest) -> DiffTable:
+def _diff(opened: OpenRecovery, request: DiffRequest, attribute: Attribute) -> Diff:
+    live = opened.states.live
+    tables = tuple(
+        _table(live, table, request, attribute(table)) for table in classify(opened.states)
+    )
+    return Diff(opened.recovery, None, tables, ())
+
+
+def _table(
+    live: Connection, table: ClassifiedTable, request: DiffRequest, attribution: Attribution
+) -> DiffTable:
     return DiffTable(
         table=table.name,
         key=() if table.keyless else table.key,
@@ -45,7 +56,7 @@ def _table(live: Connection, table: ClassifiedTable, request: DiffRequest) -> Di
             if not request.classes or row_class in request.classes
         ),
         drift=table.drift,
-        lost_by=(),
-        warnings=table.warnings,
+        lost_by=attribution.lost_by,
+        warnings=(*table.warnings, *attribution.warnings),
         rows=stream_rows(live, table, request.classes or None, request.limit),
     )

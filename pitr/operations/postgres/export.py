@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pitr.archive.archive import open_archive
-from pitr.archive.location import open_store
 from pitr.config import Settings
 from pitr.errors import ArchiveGap, ArchiveLacks, PreconditionFailed
+from pitr.operations.opening import open_archive_store
 from pitr.postgres.base.archive import BaseArchive
 from pitr.postgres.base.contents import BaseInfo
 from pitr.postgres.base.export import export_base, export_wal
@@ -58,7 +58,7 @@ def export(settings: Settings, wish: ExportWish, on_event: OnEvent) -> ExportOut
     ArchiveLacks when there is no such base, ArchiveGap when its WAL is not whole, CorruptObject,
     StoreUnusable.
     """
-    store = open_store(settings.needed_archive())
+    store = open_archive_store(settings)
     if open_archive(store).engine != "postgres":
         raise PreconditionFailed(
             f"the archive at {store.location} holds no PostgreSQL cluster",

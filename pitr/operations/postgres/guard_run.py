@@ -7,11 +7,11 @@ from contextlib import closing
 from functools import partial
 
 from pitr.archive.archive import Mark
-from pitr.archive.location import open_store
 from pitr.archive.store import Store
 from pitr.config import Settings
 from pitr.operations.guard_run import BY_WINDOW, BY_XID, Watch, WatchedCommand
 from pitr.operations.history import LogRequest
+from pitr.operations.opening import open_archive_store
 from pitr.operations.postgres.history import log_transactions
 from pitr.operations.postgres.reading import open_reading
 from pitr.operations.postgres.restore import nearest_base
@@ -28,7 +28,7 @@ _PROGRAM = "pitr guard"
 
 def watch_command(settings: Settings, *, by_window: bool) -> Watch:
     """Prepare for a command on the source. Raises as `mark` does; nothing is written."""
-    store = open_store(settings.needed_archive())
+    store = open_archive_store(settings)
     with closing(_connect(settings)) as connection:
         reason = "It was asked for." if by_window else why_unusable(connection)
         tables = read_columns(connection)

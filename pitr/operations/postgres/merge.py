@@ -7,7 +7,7 @@ transaction finds it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -33,7 +33,8 @@ from pitr.postgres.merge.kin import Classifier
 from pitr.postgres.merge.plan import PlanRequest, PreparedPlan, make_plan
 from pitr.postgres.merge.writability import lacking_rights
 from pitr.postgres.merge.writing import WrittenTable
-from pitr.recovery.merges import MergedTable, MergeRecord, NewMerge, new_merge
+from pitr.postgres.tables.definition import NewDefinition
+from pitr.recovery.merges import KeptDefinition, MergedTable, MergeRecord, NewMerge, new_merge
 from pitr.vocabulary.event import OnEvent
 from pitr.vocabulary.plan import BlockerKind, MergeOutcome, MergeStep, OnStep, Plan, SavedPlan
 from pitr.vocabulary.row_class import Action
@@ -49,7 +50,7 @@ def merge(settings: Settings, wish: MergeWish, *, confirm: Confirm, on_step: OnS
     options = wish.saved.options if wish.saved else wish.options
     tables = wish.saved.chosen if wish.saved else wish.tables
     with open_recovery(settings, recovery_id, tables=tables, program="pitr merge") as opened:
-        request = plan_request(opened, options, tables)
+        request = plan_request(settings, opened, options, tables)
         classifier = Classifier(request.options)
         run = Run(
             state=settings.state,
@@ -89,6 +90,7 @@ class Run:
     again: Again
     statement_seconds: float = 0.0
     report: OnEvent = unheard
+    made: tuple[NewDefinition, ...] = ()
 
 
 def run_plan(states: States, request: PlanRequest, run: Run) -> MergeResult:
@@ -101,7 +103,7 @@ def run_plan(states: States, request: PlanRequest, run: Run) -> MergeResult:
         grants = [b.detail for b in plan.blocking if b.kind is BlockerKind.PRIVILEGE_MISSING]
         if grants:
             raise lacking_rights(grants)
-        if plan.blocking or not plan.rows_to_write:
+        if plan.blocking or not (plan.has_work or run.made):
             return MergeResult(plan=plan)
         run.on_step(MergeStep.PLANNED)
         run.confirm(plan)
@@ -133,10 +135,11 @@ def _apply(states: States, request: PlanRequest, run: Run, expected: str | None)
                 report=run.report,
                 lock_seconds=run.lock_seconds,
                 statement_seconds=run.statement_seconds,
+                made=run.made,
             ),
         )
-        if not applied.tables:
-            return MergeResult(plan=applied.prepared.plan)
+        if not applied.is_written:
+            return MergeResult(plan=applied.prepared.plan, warnings=applied.warnings)
         new.conclude(MergeOutcome.HAPPENED)
         run.on_step(MergeStep.NOTED)
         return _result(new, applied)
@@ -144,7 +147,10 @@ def _apply(states: States, request: PlanRequest, run: Run, expected: str | None)
 
 def _recorder(new: NewMerge, run: Run) -> Record:
     def record(
-        transaction: Transaction, tables: tuple[WrittenTable, ...], prepared: PreparedPlan
+        transaction: Transaction,
+        tables: tuple[WrittenTable, ...],
+        prepared: PreparedPlan,
+        made: tuple[NewDefinition, ...],
     ) -> None:
         plan = prepared.plan
         new.seal(
@@ -155,28 +161,34 @@ def _recorder(new: NewMerge, run: Run) -> Record:
                 source=plan.source,
                 created_us=now_us(),
                 undoes=run.undoes,
-                tables=_merged_tables(tables),
+                tables=_merged_tables(tables, {str(one.name) for one in made}),
                 skipped=plan.actions[Action.SKIP],
                 rebuilt=(),
                 xid=transaction.xid,
                 held=transaction.held,
+                made=tuple(
+                    KeptDefinition(one.kind, one.name.schema, one.name.name, one.stamp)
+                    for one in made
+                ),
             )
         )
 
     return record
 
 
-def _merged_tables(tables: Sequence[WrittenTable]) -> tuple[MergedTable, ...]:
+def _merged_tables(
+    tables: Sequence[WrittenTable], made: Collection[str]
+) -> tuple[MergedTable, ...]:
     return tuple(
         MergedTable(
             table=one.table,
             inserted=one.inserted,
             updated=one.updated,
             deleted=one.deleted,
-            created=False,
+            created=one.table in made,
         )
         for one in tables
-        if one.inserted or one.updated or one.deleted
+        if one.inserted or one.updated or one.deleted or one.table in made
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from pitr.config import Settings
 from pitr.operations.plan import PlanWish, with_kin
+from pitr.operations.postgres.attributing import attributing
 from pitr.operations.postgres.comparing import OpenRecovery, open_recovery
 from pitr.postgres.diff.states import comparing
 from pitr.postgres.live.faults import server_faults
@@ -21,15 +22,17 @@ def plan_recovery(settings: Settings, wish: PlanWish) -> Plan:
             settings, wish.recovery_id, tables=wish.tables, program="pitr plan"
         ) as opened,
         server_faults("plan the merge"),
-        comparing(opened.states),
     ):
-        request = plan_request(opened, wish.options, wish.tables)
-        classified = Classifier(request.options).classify(opened.states)
-        return make_plan(opened.states, classified, request).plan
+        request = plan_request(settings, opened, wish.options, wish.tables)
+        with comparing(opened.states):
+            classified = Classifier(request.options).classify(opened.states)
+            return make_plan(opened.states, classified, request).plan
 
 
-def plan_request(opened: OpenRecovery, options: MergeOptions, tables: Sequence[str]) -> PlanRequest:
-    """Return what a plan of an open recovery is of."""
+def plan_request(
+    settings: Settings, opened: OpenRecovery, options: MergeOptions, tables: Sequence[str]
+) -> PlanRequest:
+    """Return what a plan of an open recovery is of; the archive is asked who removed rows."""
     recovery = opened.recovery
     target = recovery.resolved.position
     if recovery.until is not None:
@@ -40,4 +43,5 @@ def plan_request(opened: OpenRecovery, options: MergeOptions, tables: Sequence[s
         target=target,
         options=with_kin(recovery, options),
         chosen=tuple(tables),
+        attribute=attributing(settings, opened),
     )

@@ -7,11 +7,11 @@ from functools import partial
 
 from pitr.archive.archive import Identity, open_archive, read_mark
 from pitr.archive.lease import LeaseState, read_newest_lease
-from pitr.archive.location import open_store
 from pitr.archive.store import Store
 from pitr.config import Settings
 from pitr.errors import CorruptObject, OutsideWindow
 from pitr.operations.clock import now_us
+from pitr.operations.opening import open_archive_store
 from pitr.postgres.catalog.catalog_map import CatalogMap
 from pitr.postgres.index.wal_index import WalIndex
 from pitr.postgres.target.by_index import ResolvedLsn, Resolver, Stretch
@@ -76,7 +76,7 @@ def open_reading(settings: Settings) -> Reading:
     Raises NotConfigured, StoreUnusable, PreconditionFailed for an archive of a later format,
     ArchiveLacks when there is no WAL in it.
     """
-    store = open_store(settings.needed_archive())
+    store = open_archive_store(settings)
     identity = open_archive(store)
     wal = WalArchive(store)
     wal.refresh()

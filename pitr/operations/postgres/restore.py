@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 
 from pitr.config import Settings
@@ -16,6 +17,7 @@ from pitr.operations.restore import RestoreOutcome, RestoreRequest
 from pitr.postgres.base.archive import BaseArchive
 from pitr.postgres.base.contents import BaseInfo
 from pitr.postgres.base.folder import BaseFolder
+from pitr.postgres.diff.chosen_columns import choose_columns
 from pitr.postgres.index.wal_index import WalIndex
 from pitr.postgres.replay.replay import (
     Replay,
@@ -25,9 +27,11 @@ from pitr.postgres.replay.replay import (
     StopPoint,
     open_source,
 )
-from pitr.postgres.replay.server import find_binaries, server_account
+from pitr.postgres.replay.server import find_binaries, running, server_account
 from pitr.postgres.replay.target_tables import KinWish, split_name
 from pitr.postgres.selection.by_wal import WalWindow
+from pitr.postgres.tables.name import TableName
+from pitr.postgres.tables.reading import read_table
 from pitr.postgres.target.by_index import ResolvedLsn
 from pitr.postgres.target.by_wal import FoundTarget, WalTargets
 from pitr.postgres.wal_store.folder import WalFolder
@@ -106,6 +110,7 @@ def make_recovery(
             there = catalogs if is_same else again.find_tables(database, names, may_lack=True)
             after = again.recover(there, folder / "after")
         keep_server(new, replayed, after)
+        columns = _columns(replayed, request.columns)
         recovery = Recovery(
             id=new.id,
             engine=POSTGRES,
@@ -115,7 +120,7 @@ def make_recovery(
             target=request.target,
             resolved=way.target,
             sidecar=str(replayed.server.folder),
-            tables=_recovered(replayed),
+            tables=_recovered(replayed, columns),
             where=None,
             seconds=round(time.monotonic() - began, 3),
             bytes_read=way.bytes_read + (later.bytes_read if later else 0),
@@ -137,7 +142,6 @@ def _database(request: RestoreRequest) -> str | None:
     for option, value in (
         ("--where", request.where),
         ("--to", request.destination),
-        ("--columns", request.columns or None),
     ):
         if value is not None:
             raise UsageError(
@@ -241,8 +245,30 @@ def _timeline(source: ReplaySource) -> int:
     return label.timeline
 
 
-def _recovered(replayed: ReplayedTables) -> tuple[RecoveredTable, ...]:
+def _columns(
+    replayed: ReplayedTables, wanted: Sequence[str]
+) -> Mapping[TableName, tuple[str, ...]]:
+    """Return the columns that were named, as the sidecar has them. Raises UsageError."""
+    if not wanted:
+        return {}
+    catalogs = replayed.catalogs
+    names = [TableName(table.schema, table.name) for table in catalogs.tables]
+    with (
+        running(replayed.server) as started,
+        closing(started.connect(catalogs.database, read_only=True)) as connection,
+    ):
+        found = [read_table(connection, name) for name in names]
+    return choose_columns([table for table in found if table is not None], wanted)
+
+
+def _recovered(
+    replayed: ReplayedTables, columns: Mapping[TableName, tuple[str, ...]]
+) -> tuple[RecoveredTable, ...]:
     return tuple(
-        RecoveredTable(table.full_name, replayed.rows[table.oid])
+        RecoveredTable(
+            table.full_name,
+            replayed.rows[table.oid],
+            columns.get(TableName(table.schema, table.name)),
+        )
         for table in replayed.catalogs.tables
     )

@@ -8,18 +8,19 @@ from itertools import pairwise
 
 from pitr.archive.archive import Identity, open_archive, read_marks
 from pitr.archive.lease import LeaseState, is_live, read_newest_lease
-from pitr.archive.location import open_store
 from pitr.archive.store import Store
 from pitr.archive.verification import Proof, last_verification
 from pitr.config import Settings
 from pitr.errors import CorruptObject, PitrError
 from pitr.operations.clock import now_us
+from pitr.operations.opening import open_archive_store
 from pitr.operations.status import Base, Gap, SlotState, Status, TimelineState
 from pitr.postgres.base.archive import BaseArchive
 from pitr.postgres.base.contents import BaseInfo
 from pitr.postgres.capture.gap import WalGap, read_gaps
 from pitr.postgres.capture.watch import Look, look
 from pitr.postgres.live.connection import connect
+from pitr.postgres.prune.note import pruned_before
 from pitr.postgres.wal_store.archive import WalArchive
 from pitr.vocabulary.position import Lsn
 from pitr.vocabulary.target import Window
@@ -89,7 +90,7 @@ def status(settings: Settings) -> Status:
 
 
 def _look_around(settings: Settings) -> _Found:
-    store = open_store(settings.needed_archive())
+    store = open_archive_store(settings)
     identity = open_archive(store)
     lease, fault = None, None
     try:
@@ -201,7 +202,10 @@ def _gaps(found: _Found) -> list[Gap]:
     ]
     gaps = []
     ranges = found.wal.ranges(found.timeline)
+    dropped_before = pruned_before(found.store)
     for (_, begin), (end, _) in pairwise(ranges):
+        if end <= dropped_before:
+            continue  # by a prune that kept the state of a mark
         note = notes.get((str(begin), str(end)))
         # Without a note: when what surrounds the gap was stored.
         from_us = max((span.stored_us for span in spans if span.end == begin.value), default=0)

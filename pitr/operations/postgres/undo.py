@@ -17,6 +17,8 @@ from pitr.postgres.live.faults import server_faults
 from pitr.postgres.merge.outcome import merge_outcome
 from pitr.postgres.merge.plan import PlanRequest
 from pitr.postgres.merge.undo import classify_merged, classify_merged_again
+from pitr.postgres.tables.definition import NewDefinition
+from pitr.postgres.tables.name import TableName
 from pitr.recovery.merges import KeptMerge, read_merge
 from pitr.vocabulary.plan import MergeOptions, OnStep
 
@@ -71,6 +73,10 @@ def undo_merge(
         reconnect=reconnect,
         classify=lambda states: classify_merged(states.live, kept.folder),
         again=classify_merged_again,
+        made=tuple(
+            NewDefinition(one.kind, TableName(one.schema, one.name), one.stamp)
+            for one in record.made
+        ),
     )
     return run_plan(States(live=live, before=None, tables=()), request, run)
 

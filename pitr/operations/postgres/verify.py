@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pitr.archive.location import open_store
 from pitr.config import Settings
+from pitr.operations.opening import open_archive_store
 from pitr.operations.verify import Reachable, VerifyOutcome
 from pitr.postgres.verification.findings import Reach
 from pitr.postgres.verification.run import Report, verify_archive
@@ -11,7 +11,7 @@ from pitr.postgres.verification.run import Report, verify_archive
 
 def verify(settings: Settings) -> VerifyOutcome:
     """Return what is damaged or missing in the archive. Reads the archive only."""
-    report = verify_archive(open_store(settings.needed_archive()))
+    report = verify_archive(open_archive_store(settings))
     return VerifyOutcome(
         objects=report.objects,
         bytes=report.bytes,

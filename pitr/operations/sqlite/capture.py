@@ -14,11 +14,11 @@ from pitr.archive.archive import (
     write_mark,
 )
 from pitr.archive.lease import is_live, read_newest_lease
-from pitr.archive.location import open_store
 from pitr.archive.store import Store
 from pitr.config import Settings
 from pitr.errors import PreconditionFailed
 from pitr.operations.clock import now_us
+from pitr.operations.opening import open_archive_store
 from pitr.operations.sqlite.maintenance import maintained
 from pitr.sqlite.capture.capture import Capture
 from pitr.sqlite.capture.live import is_current
@@ -59,7 +59,7 @@ def _capture(settings: Settings, store: Store, on_event: OnEvent) -> Capture:
 def _open(settings: Settings) -> Store:
     """Open the archive to write to it. Raises IdentityMismatch when it is another source's."""
     source = settings.needed_source()
-    store = open_store(settings.needed_archive())
+    store = open_archive_store(settings)
     open_archive(store)  # an archive is made by init only
     create_or_adopt(store, engine=source.engine, identity={"path": source.location})
     return store

@@ -13,11 +13,11 @@ from pathlib import Path
 
 from pitr.archive.archive import Identity, open_archive, read_mark
 from pitr.archive.lease import LeaseState, read_newest_lease
-from pitr.archive.location import open_store
 from pitr.archive.store import Store
 from pitr.config import Settings
 from pitr.errors import CorruptObject, SourceUnusable
 from pitr.operations.clock import now_us
+from pitr.operations.opening import open_archive_store
 from pitr.sqlite.capture.live import is_current
 from pitr.sqlite.pagelog.history import PageArchive
 from pitr.sqlite.past.target import ResolvedCommit, Resolver
@@ -82,7 +82,7 @@ def open_reading(settings: Settings) -> Reading:
 
     Raises NotConfigured, StoreUnusable, PreconditionFailed for an archive of a later format.
     """
-    store = open_store(settings.needed_archive())
+    store = open_archive_store(settings)
     identity = open_archive(store)
     now = now_us()
     lease, fault = None, None

@@ -12,6 +12,7 @@ from pitr.errors import SourceUnusable
 from pitr.operations.sqlite.reading import Reading, open_reading
 from pitr.operations.status import Base, Gap, Status
 from pitr.sqlite.capture.live import Standing, last_changed_us, standing
+from pitr.sqlite.pagelog.history import PageArchive
 from pitr.sqlite.pagelog.segment import CommitKind, CommitRecord
 from pitr.vocabulary.position import CommitNumber
 
@@ -38,7 +39,7 @@ def status(settings: Settings) -> Status:
         granularity=_granularity(reading),
         gaps=_gaps(reading, special),
         archive_bytes=catalog.size,
-        bases=_bases(reading, special),
+        bases=bases_of(pages, special),
         marks=tuple(read_marks(reading.store)),
         last_error=_last_error(reading),
         spooled_bytes=lease.spooled_bytes if lease else 0,
@@ -51,7 +52,8 @@ def _positions(reading: Reading) -> tuple[str, str] | None:
     catalog = reading.pages.catalog
     if not catalog.tiles:
         return None
-    return str(CommitNumber(catalog.first_commit)), str(CommitNumber(catalog.last_commit))
+    first = reading.pages.record_of(catalog.first_commit)  # it may stand for several
+    return str(CommitNumber(first.number)), str(CommitNumber(catalog.last_commit))
 
 
 def _last_error(reading: Reading) -> str | None:
@@ -127,10 +129,22 @@ def _gaps(reading: Reading, special: list[CommitRecord]) -> tuple[Gap, ...]:
     return tuple(sorted(gaps, key=lambda gap: gap.from_us))
 
 
-def _bases(reading: Reading, special: list[CommitRecord]) -> tuple[Base, ...]:
-    sizes = {tile.last: tile.size for tile in reading.pages.catalog.special}
+def bases_of(pages: PageArchive, special: list[CommitRecord] | None = None) -> tuple[Base, ...]:
+    """Return the bases: what was stored whole, and the state that a prune put at the beginning."""
+    catalog = pages.catalog
+    found = pages.special_commits() if special is None else special
+    bases = [record for record in found if record.kind is CommitKind.BASE]
+    if catalog.tiles and not (bases and bases[0].number == catalog.first_commit):
+        first = pages.record_of(catalog.first_commit)
+        bases = [first, *bases] if first.first_covered == 1 else bases
     return tuple(
-        Base(str(CommitNumber(record.number)), record.time_end_us, sizes[record.number])
-        for record in special
-        if record.kind is CommitKind.BASE
+        Base(
+            str(CommitNumber(record.number)), record.time_end_us, _tile_bytes(pages, record.number)
+        )
+        for record in bases
     )
+
+
+def _tile_bytes(pages: PageArchive, number: int) -> int:
+    tile = pages.catalog.tile_of(number)
+    return tile.size if tile else 0

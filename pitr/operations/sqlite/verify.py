@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from pitr.archive.archive import open_archive
-from pitr.archive.location import open_store
 from pitr.config import Settings
+from pitr.operations.opening import open_archive_store
 from pitr.operations.verify import VerifyOutcome
 from pitr.sqlite.pagelog.verify import verify_archive
 from pitr.vocabulary.damage import Damage
@@ -13,7 +13,7 @@ from pitr.vocabulary.position import CommitNumber
 
 def verify(settings: Settings) -> VerifyOutcome:
     """Return what is damaged or missing in the archive. Reads the archive only."""
-    store = open_store(settings.needed_archive())
+    store = open_archive_store(settings)
     open_archive(store)
     report = verify_archive(store)
     return VerifyOutcome(

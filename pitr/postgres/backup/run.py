@@ -7,12 +7,13 @@ manifest last. Killed anywhere, it leaves chunks that the next backup uses, and 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from pitr.archive.archive import Identity
+from pitr.archive.claim import ClaimKind, claimed, wait_for_others
 from pitr.archive.store import Store
 from pitr.errors import IdentityMismatch, PitrError, PreconditionFailed
 from pitr.postgres.backup.chunks import ChunkWriter
@@ -23,7 +24,7 @@ from pitr.postgres.backup.stream import BackupRequest, base_backup
 from pitr.postgres.backup.torn import Block, block_at, blocks_in_wal
 from pitr.postgres.backup.upload import PATIENCE_SECONDS, Uploader
 from pitr.postgres.base.contents import BaseInfo, DamagedBlocks
-from pitr.postgres.base.object import BASE_PREFIX, chunk_seed, encode_base
+from pitr.postgres.base.object import BASE_PREFIX, PACK_PREFIX, chunk_seed, encode_base
 from pitr.postgres.live.connection import Connection, connect_replication
 from pitr.postgres.live.faults import server_faults
 from pitr.postgres.live.replication import identify
@@ -47,6 +48,7 @@ _SETTINGS = (
 _SIZES = ("block_size", "segment_size", "wal_segment_size", "data_checksums")
 _BOOTSTRAP_SUPERUSER = 10
 _PROGRESS_SECONDS = 0.5
+_PRUNE_SECONDS_MAX = 600.0
 _SHOWN_MAX = 5
 
 
@@ -100,6 +102,9 @@ def back_up(
     uploader = Uploader(store, on_event, patience_seconds=options.patience_seconds)
     try:
         with ExitStack() as stack:
+            claim = stack.enter_context(claimed(store, ClaimKind.BACKUP))
+            # Any pack may be referred to from here on: nobody may be deleting some.
+            wait_for_others(store, ClaimKind.PRUNE, claim, wait_seconds=_PRUNE_SECONDS_MAX)
             # Only closed: the connection's own `with` would send a ROLLBACK into the copy.
             replication = connect_replication(place, program="pitr backup")
             stack.callback(replication.close)
@@ -237,11 +242,25 @@ def _publish(
     key = BASE_PREFIX + info.id
     data = encode_base(info, intake.files, packs, table)
     uploader.store_last(key, data)
+    _require_packs(store, key, packs)
     if store.get(key) != data:
         raise PreconditionFailed(
             f"a base of the name {info.id} was there already",
             detail="Another backup of this cluster ended in the same second, at the same LSN.",
             hint="Run 'pitr backup' again.",
+        )
+
+
+def _require_packs(store: Store, key: str, packs: Sequence[str]) -> None:
+    """Make sure that all packs are there, or take the manifest away again."""
+    there = {info.key for info in store.list(PACK_PREFIX)}
+    gone = [pack for pack in packs if pack not in there]
+    if gone:
+        store.delete(key)
+        raise PreconditionFailed(
+            f"packs of this backup were deleted while it ran: {gone[0]}",
+            detail=f"{len(gone)} of {len(packs)} are gone. The base was given up.",
+            hint="Let nothing but pitr delete objects there, and run 'pitr backup' again.",
         )
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pitr.postgres.diff.drift import drift_between, same_columns
+from pitr.postgres.diff.drift import drift_between, readded_columns, same_columns
 from pitr.postgres.tables.definition import Column, Table
 from pitr.postgres.tables.name import quoted
 from pitr.vocabulary.drift import SchemaDrift
@@ -25,7 +25,10 @@ ALIASES = {BEFORE: "b", AFTER: "a", LIVE: "l"}
 
 @dataclass(frozen=True, slots=True)
 class SharedColumn:
-    """One column as each state that has the table defines it."""
+    """One column as each state that has the table defines it.
+
+    A state after the damage, which had dropped a column that live has again, has NULL for it.
+    """
 
     sides: Mapping[str, Column]
 
@@ -55,6 +58,8 @@ class SharedColumn:
 
     def image(self, state: str, alias: str) -> str:
         """Return the carried value of the column of a row of a state."""
+        if state not in self.sides:
+            return f"NULL::{self.carried}"
         column = self.sides[state]
         value = column.image(alias)
         if self.carried == "text" and column.carried != "text":
@@ -167,9 +172,13 @@ def align(
         sides[LIVE] = live
     others = {state: same_columns(before, table) for state, table in sides.items()}
     shared: dict[str, SharedColumn] = {}
+    readded = readded_columns(before, live) if live is not None else ()
     for column in before.columns:
-        if all(column.name in names for names in others.values()):
-            found = {s: sides[s].column(names[column.name]) for s, names in others.items()}
+        there = {s: names for s, names in others.items() if column.name in names}
+        if len(there) == len(others) or (
+            column.name in readded and others.keys() - there == {AFTER}
+        ):
+            found = {s: sides[s].column(names[column.name]) for s, names in there.items()}
             if not any(one.is_generated for one in found.values()):
                 shared[column.name] = SharedColumn(found)
     key = _shared_key(sides, others, shared)
@@ -212,7 +221,7 @@ def _shared_key(
     known = {state: {frozenset(key) for key in table.row_keys()} for state, table in sides.items()}
     for key in sides[BEFORE].row_keys():
         if all(name in shared for name in key) and all(
-            frozenset(names[name] for name in key) in known[state]
+            frozenset(names.get(name, "") for name in key) in known[state]
             for state, names in others.items()
         ):
             return tuple(shared[name] for name in key)

@@ -16,7 +16,7 @@ its carried value. The live server does the work, set by set.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from pitr.diff.sql import POSTGRES, RowSource, class_sql
@@ -24,6 +24,7 @@ from pitr.postgres.diff.alignment import AFTER, ALIASES, BEFORE, LIVE, AlignedTa
 from pitr.postgres.diff.candidates import Buckets, Limits, find_candidates
 from pitr.postgres.diff.staging import stage
 from pitr.postgres.diff.states import States, align_table
+from pitr.postgres.tables.definition import Creation
 from pitr.postgres.tables.name import TableName
 from pitr.postgres.tables.session import Connection, rows_of, run
 from pitr.vocabulary.diff_row import DiffRow, Row, Verdict
@@ -38,7 +39,8 @@ class ClassifiedTable:
     """One table of a recovery, and how many of its rows are of each class.
 
     `key` and `columns` are live names, `key_<n>` of `rows_table` and character n of its mask in
-    their order. `buckets` are those that checksums told to look at, `where` the condition that
+    their order. `creation` is how the table was made anew, or why it was not, where that was asked
+    for. `buckets` are those that checksums told to look at, `where` the condition that
     chose rows of before.
     """
 
@@ -47,6 +49,7 @@ class ClassifiedTable:
     warnings: tuple[str, ...]
     buckets: Buckets | None = None
     where: str | None = None
+    creation: Creation | None = None
 
     @property
     def name(self) -> str:
@@ -105,7 +108,8 @@ def classify_table(states: States, index: int, name: TableName, limits: Limits) 
 
 def classify_again(live: Connection, table: ClassifiedTable) -> ClassifiedTable:
     """Classify the same staged rows beside live as it is now."""
-    return classify_staged(live, table.aligned, table.buckets, where=table.where)
+    again = classify_staged(live, table.aligned, table.buckets, where=table.where)
+    return replace(again, creation=table.creation)
 
 
 def classify_staged(

@@ -1,7 +1,8 @@
 """What became of the columns of a table: which are the same ones, under which name.
 
 A rename keeps the number of a column, and a number is never used twice. So of one table the number
-says which column is which; of a table that was made anew only the names do.
+says which column is which; of a table that was made anew only the names do, and of a column that
+was dropped and added again.
 """
 
 from __future__ import annotations
@@ -16,7 +17,10 @@ def same_columns(before: Table, other: Table) -> dict[str, str]:
     """Return which column is which: name before to name in the other state; gone ones left out."""
     if before.oid == other.oid:
         numbered = {column.number: column.name for column in other.columns}
-        return {c.name: numbered[c.number] for c in before.columns if c.number in numbered}
+        same = {c.name: numbered[c.number] for c in before.columns if c.number in numbered}
+        free = set(numbered.values()) - set(same.values())
+        again = (c.name for c in before.columns if c.name not in same and c.name in free)
+        return same | {name: name for name in again}
     names = {column.name for column in other.columns}
     return {c.name: c.name for c in before.columns if c.name in names}
 
@@ -40,7 +44,18 @@ def drift_between(before: Table, live: Table | None, compared: Iterable[str]) ->
         ),
         renamed_table=before.name != live.name,
         recreated=before.oid != live.oid,
+        readded=readded_columns(before, live),
     )
+
+
+def readded_columns(before: Table, live: Table) -> tuple[str, ...]:
+    """Return the columns of one table that were dropped since and added again under their names."""
+    if before.oid != live.oid:
+        return ()
+    pairs = (
+        (before.column(old), live.column(new)) for old, new in same_columns(before, live).items()
+    )
+    return tuple(now.name for was, now in pairs if was.number != now.number)
 
 
 def _is_computed(was: Column, now: Column) -> bool:

@@ -7,7 +7,7 @@ Each connection must be in a pinned transaction (`tables.session`) while the sta
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -34,7 +34,8 @@ class States:
     """The open states. `tables` are names at the target; `where` is a condition over their rows.
 
     `columns` has, by table, those that alone are to be compared and set back. `held` are the
-    tables that the other states hold as they were, all of them when None.
+    tables that the other states hold as they were, all of them when None. `define` returns what
+    pg_dump writes of tables of `before`, named as SQL, or of everything when there are none.
 
     Without `before` the rows are staged from elsewhere: an undo has them in files.
     """
@@ -46,6 +47,7 @@ class States:
     where: str | None = None
     columns: Mapping[TableName, Sequence[str]] = field(default_factory=dict)
     held: frozenset[TableName] | None = None
+    define: Callable[[Sequence[str]], str] | None = None
 
 
 @contextmanager
@@ -87,10 +89,10 @@ def align_table(states: States, index: int, name: TableName) -> AlignedTable:
     check_readable(states.before, before)
     after = None
     if states.after is not None:
-        after = _same_table(states.after, before)
+        after = table_there(states.after, before)
         if after is not None:
             check_readable(states.after, after)
-    live = _same_table(states.live, before)
+    live = table_there(states.live, before)
     if live is not None:
         check_readable(states.live, live)
     found = align(
@@ -152,7 +154,7 @@ def _check_kind(table: Table) -> None:
         )
 
 
-def _same_table(connection: Connection, before: Table) -> Table | None:
+def table_there(connection: Connection, before: Table) -> Table | None:
     """Return the table in another state: by its name, or renamed, which keeps OID and numbers."""
     found = read_table(connection, before.name)
     if found is not None:

@@ -1,6 +1,7 @@
 """From classified rows to rows that are back: planned, written in one transaction, taken back.
 
 Import order inside the package:
-    kin; planned → blockers, digests, parents, rehearsal, writability → script → plan, writing
+    dumped → creation → kin, plan, apply
+    planned → blockers, digests, parents, rehearsal, writability → script → plan, writing
     writing → images, verification → undo → outcome, waiting → apply
 """

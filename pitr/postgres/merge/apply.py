@@ -30,6 +30,7 @@ from pitr.merge.rules import actions_of
 from pitr.postgres.diff.classified import ClassifiedTable
 from pitr.postgres.diff.states import States, sidecars
 from pitr.postgres.live.faults import server_fault
+from pitr.postgres.merge.creation import finish, take_back
 from pitr.postgres.merge.images import Images
 from pitr.postgres.merge.outcome import hold_number, merge_outcome
 from pitr.postgres.merge.plan import PlanRequest, PreparedPlan, make_plan
@@ -38,6 +39,7 @@ from pitr.postgres.merge.verification import verify_written
 from pitr.postgres.merge.waiting import Waiting, telling_who_blocks
 from pitr.postgres.merge.writability import check_rights
 from pitr.postgres.merge.writing import WrittenTable, refused, write_all
+from pitr.postgres.tables.definition import NewDefinition
 from pitr.postgres.tables.session import (
     Connection,
     begin,
@@ -55,6 +57,7 @@ from pitr.vocabulary.plan import MergeOutcome, MergeStep, OnStep
 from pitr.vocabulary.row_class import Action
 
 _ATTEMPTS = 5
+_ROUNDS = 4
 _PAUSE_SECONDS = 0.05
 _OUTCOME_SECONDS = 30.0
 _IDLE_SECONDS = 600
@@ -73,7 +76,9 @@ class Transaction:
 
 Classify = Callable[[States], list[ClassifiedTable]]
 Again = Callable[[Connection, Sequence[ClassifiedTable]], list[ClassifiedTable]]
-Record = Callable[[Transaction, tuple[WrittenTable, ...], PreparedPlan], None]
+Record = Callable[
+    [Transaction, tuple[WrittenTable, ...], PreparedPlan, tuple[NewDefinition, ...]], None
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,11 +86,12 @@ class MergeRun:
     """How one merge or undo is run.
 
     `folder` is that of the merge, where its rows go. `expected` is the fingerprint that was agreed
-    to, None when the user agreed to whatever the plan is. `classify` stages and classifies,
-    `again` classifies once more. `record` makes the record durable, given the transaction;
-    `discard` removes it when that is known to be rolled back. `reconnect` opens live anew,
-    to ask what became of a COMMIT, and who blocks. `report` is told of waiting and of another
-    attempt; it may be called by another thread. No limit on statements for 0 `statement_seconds`.
+    to, None when the user agreed to whatever the plan is. `made` is what an undo drops, if nothing
+    was done to it since. `classify` stages and classifies, `again` classifies once more. `record`
+    makes the record durable, given the transaction and what was made in it; `discard` removes it
+    when that is known to be rolled back. `reconnect` opens live anew, to ask what became of a
+    COMMIT, and who blocks. `report` is told of waiting and of another attempt; it may be called by
+    another thread. No limit on statements for 0 `statement_seconds`.
     """
 
     folder: Path
@@ -100,17 +106,19 @@ class MergeRun:
     lock_seconds: float = 10.0
     statement_seconds: float = 0.0
     attempts: int = _ATTEMPTS
+    made: tuple[NewDefinition, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Applied:
-    """What a merge did. Without `tables` nothing was written: see the plan."""
+    """What a merge did. Unless `is_written` nothing was: see the plan."""
 
     prepared: PreparedPlan
     tables: tuple[WrittenTable, ...] = ()
     warnings: tuple[str, ...] = ()
     locked_seconds: float = 0.0
     attempts: int = 1
+    is_written: bool = False
 
 
 def apply_plan(states: States, request: PlanRequest, how: MergeRun) -> Applied:
@@ -209,11 +217,15 @@ def _once(states: States, request: PlanRequest, how: MergeRun, attempt: int) -> 
         prepared = make_plan(states, classified, request)
     if how.expected is not None and prepared.plan.fingerprint != how.expected:
         raise stale("Rows, keys or definitions have moved since the plan was made.")
-    if prepared.plan.blocking or not prepared.plan.rows_to_write:
+    if prepared.plan.blocking or not (prepared.plan.has_work or how.made):
         return Applied(prepared=prepared, attempts=attempt)
     how.on_step(MergeStep.VALIDATED)
     tables, warnings = _write(live, prepared, how)
-    how.record(transaction, tables, prepared)
+    made = finish(live, prepared.creations)
+    dropped, kept = take_back(live, how.made)
+    if not (prepared.plan.has_work or dropped):
+        return Applied(prepared=prepared, warnings=tuple(kept), attempts=attempt)
+    how.record(transaction, tables, prepared, made)
     try:
         how.on_step(MergeStep.RECORDED)
     except BaseException:
@@ -224,9 +236,10 @@ def _once(states: States, request: PlanRequest, how: MergeRun, attempt: int) -> 
     return Applied(
         prepared=prepared,
         tables=tables,
-        warnings=warnings,
+        warnings=(*warnings, *kept),
         locked_seconds=round(time.monotonic() - began, 4),
         attempts=attempt,
+        is_written=True,
     )
 
 
@@ -267,19 +280,24 @@ def _lock(
 ) -> list[ClassifiedTable]:
     """Lock the live rows that the plan writes, in key order, and classify once more.
 
-    Raises _Again when they were others by then.
+    Rows that somebody wrote in between may come under other classes: so again, until nothing has
+    moved. What is locked stays so, and each time there is less that can. Raises _Again when that
+    does not end.
     """
-    tables = [PlannedTable(classified=t, actions=actions_of(request.options)) for t in classified]
-    check_rights(states.live, tables)
-    locked = [_lock_rows(states.live, table) for table in sorted(tables, key=lambda t: t.name)]
-    if not any(locked):
-        return classified
-    was = [_classes_digest(states.live, table) for table in tables]
-    again = how.again(states.live, classified)
-    tables = [PlannedTable(classified=t, actions=actions_of(request.options)) for t in again]
-    if [_classes_digest(states.live, table) for table in tables] != was:
-        raise _Again(stale("Rows were written while they were being locked, again and again."))
-    return again
+    for _ in range(_ROUNDS):
+        tables = [
+            PlannedTable(classified=t, actions=actions_of(request.options)) for t in classified
+        ]
+        check_rights(states.live, tables)
+        locked = [_lock_rows(states.live, table) for table in sorted(tables, key=lambda t: t.name)]
+        if not any(locked):
+            return classified
+        was = [_classes_digest(states.live, table) for table in tables]
+        classified = how.again(states.live, classified)
+        now = [PlannedTable(classified=t, actions=actions_of(request.options)) for t in classified]
+        if [_classes_digest(states.live, table) for table in now] == was:
+            return classified
+    raise _Again(stale("Rows were written while they were being locked, again and again."))
 
 
 def _lock_rows(live: Connection, table: PlannedTable) -> int:

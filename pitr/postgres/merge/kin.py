@@ -24,10 +24,12 @@ from pitr.postgres.diff.classified import (
     classify_table,
 )
 from pitr.postgres.diff.states import States
-from pitr.postgres.tables.definition import ForeignKey
+from pitr.postgres.merge.creation import make_missing
+from pitr.postgres.tables.definition import Creation, ForeignKey
 from pitr.postgres.tables.name import TableName
 from pitr.postgres.tables.reading import read_foreign_keys
 from pitr.postgres.tables.session import Connection, run
+from pitr.vocabulary.drift import SchemaDrift
 from pitr.vocabulary.plan import MergeOptions
 from pitr.vocabulary.row_class import Action, RowClass
 
@@ -49,6 +51,7 @@ class Classifier:
         self._limits = limits
         self._with_parents = options.with_parents
         self._with_children = options.with_children
+        self._creates = options.create_missing
         actions = actions_of(options)
         self._written = [c for c in RowClass if actions[c] in (Action.INSERT, Action.UPDATE)]
         self._kin: set[int] = set()
@@ -56,7 +59,8 @@ class Classifier:
 
     def classify(self, states: States) -> list[ClassifiedTable]:
         """Stage and classify. Raises what `classify` raises."""
-        tables = classify(states, self._limits)
+        made = make_missing(states, states.tables) if self._creates else None
+        tables = [_made_anew(table, made) for table in classify(states, self._limits)]
         self._kin, self._edges = set(), []
         if self._with_parents or self._with_children:
             tables += self._gather(states, tables)
@@ -112,7 +116,9 @@ class Classifier:
         whole = replace(states, where=None, columns={})
         if edge.is_upwards:
             whole = replace(whole, after=None)
+        made = make_missing(states, [name]) if self._creates else None
         table = classify_table(whole, index, name, self._limits or Limits())
+        table = _made_anew(table, made)
         warning = (
             f"{table.name}: rows are added to the plan for the foreign keys; see that nobody"
             " deleted them on purpose"
@@ -164,6 +170,20 @@ class Classifier:
         chosen = f"{found} WHERE {' AND '.join(conditions)}"
         statement = f"UPDATE {target.rows_table} SET kin = true WHERE n IN ({chosen})"
         return run(live, statement).rowcount
+
+
+def _made_anew(table: ClassifiedTable, made: Creation | None) -> ClassifiedTable:
+    """Return a table with how it was made anew, if it was; it is missing all the same."""
+    if made is None:
+        return table
+    aligned = table.aligned
+    if aligned.before.name not in made.names:
+        has_partitions = aligned.live is not None and aligned.live.kind == "p"
+        return replace(table, creation=made) if has_partitions else table
+    said = aligned.drift.sentences(table.name)
+    warnings = tuple(one for one in table.warnings if one not in said)
+    aligned = replace(aligned, drift=SchemaDrift(missing=True))
+    return replace(table, aligned=aligned, warnings=warnings, creation=made)
 
 
 def _check_held(states: States, name: TableName) -> None:

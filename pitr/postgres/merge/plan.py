@@ -6,16 +6,18 @@ Runs inside the transaction in which the rows were classified. Writes nothing bu
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from pitr.merge.blocking import combined, too_many_rows
 from pitr.merge.fingerprint import fingerprint
 from pitr.merge.rules import action_counts, actions_of, conflicts_of, resolution_of_rows
+from pitr.postgres.diff.attribution import Attribution
 from pitr.postgres.diff.classified import ClassifiedTable
 from pitr.postgres.diff.states import States
 from pitr.postgres.merge.blockers import conflict, taken_values
+from pitr.postgres.merge.creation import created_keys
 from pitr.postgres.merge.digests import live_digest, planned_digest
 from pitr.postgres.merge.parents import Family, find_orphans
 from pitr.postgres.merge.planned import PlannedTable
@@ -27,10 +29,10 @@ from pitr.postgres.merge.rehearsal import (
 )
 from pitr.postgres.merge.script import script_of
 from pitr.postgres.merge.writability import checked_values, judge_table, rights_missing
-from pitr.postgres.tables.definition import Table
+from pitr.postgres.tables.definition import Creation, ForeignKey, Table
 from pitr.postgres.tables.reading import read_dependents, read_foreign_keys, read_table
 from pitr.postgres.tables.session import Connection, rows_of
-from pitr.vocabulary.plan import Blocker, MergeOptions, Plan, Resolution, TablePlan
+from pitr.vocabulary.plan import Blocker, LostRows, MergeOptions, Plan, Resolution, TablePlan
 from pitr.vocabulary.row_class import Action, RowClass
 
 _TAKES_ALONG = {"c": "CASCADE", "n": "SET NULL", "d": "SET DEFAULT"}
@@ -41,7 +43,8 @@ class PlanRequest:
     """What a plan is of, and what was asked for.
 
     `chosen` names the tables that were asked for, if not all. `is_described` says whether
-    fingerprint and script are wanted: each reads every row once more.
+    fingerprint and script are wanted: each reads every row once more. `attribute` tells which
+    transactions removed the lost rows of a table, without asking anybody.
     """
 
     recovery: str
@@ -50,6 +53,7 @@ class PlanRequest:
     options: MergeOptions
     chosen: tuple[str, ...] = ()
     is_described: bool = True
+    attribute: Callable[[ClassifiedTable], Attribution] | None = None
     warnings: tuple[str, ...] = ()
 
 
@@ -60,6 +64,7 @@ class PreparedPlan:
     plan: Plan
     tables: tuple[PlannedTable, ...]
     family: Family
+    creations: tuple[Creation, ...] = ()
 
 
 def make_plan(
@@ -74,11 +79,13 @@ def make_plan(
 
 class _Planner:
     def __init__(self, states: States, request: PlanRequest) -> None:
+        self._states = states
         self._live, self._before = states.live, states.before
         self._request = request
         self._options = request.options
         self._warnings = list(request.warnings)
         self._blockers: list[Blocker] = []
+        self._lost_by: dict[str, tuple[LostRows, ...]] = {}
         self._row_resolution = resolution_of_rows(request.options)
 
     def plan(self, classified: Sequence[ClassifiedTable]) -> PreparedPlan:
@@ -87,13 +94,19 @@ class _Planner:
         for table in tables:
             self._judge(table)
         self._find_conflicts(tables)
-        family = gather_family(self._live, [table for table in tables if not table.is_missing])
+        family = self._family([table for table in tables if not table.is_missing])
         self._warn_of_children(family)
         self._find_refused(family)
         return self._prepared(tables, family)
 
     def _planned(self, table: ClassifiedTable) -> PlannedTable:
         self._warnings += table.warnings
+        if self._request.attribute is not None:
+            found = self._request.attribute(table)
+            self._warnings += found.warnings
+            self._lost_by[table.rows_table] = tuple(
+                LostRows(one.position, one.time_us, one.rows) for one in found.lost_by
+            )
         planned = PlannedTable(classified=table, actions=actions_of(self._options))
         if table.aligned.live is None:
             return planned
@@ -127,6 +140,15 @@ class _Planner:
             for table in tables:
                 if table.classified.counts.get(RowClass(kind.value)):
                     self._blockers += conflict(self._live, table, kind, resolution)
+
+    def _family(self, tables: Sequence[PlannedTable]) -> Family:
+        family = gather_family(self._live, tables)
+        anew = [table for table in tables if table.is_made_anew]
+        if not anew:
+            return family
+        keys = created_keys(self._states, [table.aligned.before for table in anew])
+        parents = gather_relatives(self._live, keys, family.relatives)
+        return replace(family, keys=[*family.keys, *keys], relatives=parents)
 
     def _warn_of_children(self, family: Family) -> None:
         """Name the tables whose rows may have gone, or forgotten, with the lost ones."""
@@ -162,10 +184,14 @@ class _Planner:
         described = tuple(self._table_plan(table) for table in tables)
         self._blockers += too_many_rows(request.options, described)
         is_blocked = any(one.resolution is Resolution.BLOCKS for one in self._blockers)
+        found = [table.classified.creation for table in tables]
+        creations = tuple(dict.fromkeys(one for one in found if one and not one.fault))
+        for creation in creations:
+            self._warnings += creation.warnings
         stamp = self._fingerprint(tables) if request.is_described else ""
         script = None
         if request.is_described and not is_blocked:
-            script = script_of(self._live, family, stamp)
+            script = script_of(self._live, family, stamp, creations)
         plan = Plan(
             recovery=request.recovery,
             engine="postgres",
@@ -178,8 +204,9 @@ class _Planner:
             warnings=tuple(dict.fromkeys(self._warnings)),
             fingerprint=stamp,
             script=script,
+            definitions=tuple(s for c in creations for s in (*c.statements, *c.later)),
         )
-        return PreparedPlan(plan=plan, tables=tuple(tables), family=family)
+        return PreparedPlan(plan=plan, tables=tuple(tables), family=family, creations=creations)
 
     def _fingerprint(self, tables: Sequence[PlannedTable]) -> str:
         chosen = self._options
@@ -187,6 +214,8 @@ class _Planner:
         parts: list[object] = [self._request.target, options, list(chosen.set_columns)]
         for table in tables:
             definition = None if table.is_missing else _definition(table.live)
+            if table.classified.creation is not None:  # what is made anew has new numbers each time
+                definition = list(table.classified.creation.statements)
             digests = [planned_digest(self._live, table), live_digest(self._live, table)]
             parts.append([table.name, definition, digests])
         return fingerprint(parts)
@@ -206,6 +235,7 @@ class _Planner:
             table=table.name,
             counts=counts,
             actions=action_counts(counts, table.actions, left_out),
+            lost_by=self._lost_by.get(table.rows, ()),
         )
 
 
@@ -213,11 +243,19 @@ def gather_family(live: Connection, tables: Sequence[PlannedTable]) -> Family:
     """Return the tables with their foreign keys and the tables at the other ends of those."""
     keys = read_foreign_keys(live, [table.live.oid for table in tables])
     known = {table.live.oid: table.live for table in tables}
+    return Family(keys=keys, tables=tables, relatives=gather_relatives(live, keys, known))
+
+
+def gather_relatives(
+    live: Connection, keys: Sequence[ForeignKey], known: Mapping[int, Table]
+) -> dict[int, Table]:
+    """Return the tables at both ends of foreign keys, by OID, with those that are `known`."""
+    relatives = dict(known)
     for oid in {oid for key in keys for oid in (key.child_oid, key.parent_oid)} - known.keys():
         found = read_table(live, oid=oid)
         if found is not None:
-            known[oid] = found
-    return Family(keys=keys, tables=tables, relatives=known)
+            relatives[oid] = found
+    return relatives
 
 
 def _definition(table: Table) -> object:

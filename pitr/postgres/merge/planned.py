@@ -65,6 +65,11 @@ class PlannedTable:
         return self.aligned.live is None
 
     @property
+    def is_made_anew(self) -> bool:
+        """Return whether the live table was made in the transaction of the plan."""
+        return self.aligned.drift.missing and not self.is_missing
+
+    @property
     def keyless(self) -> bool:
         """Return whether no key names the rows."""
         return self.classified.keyless

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from pitr.postgres.merge.parents import Family
 from pitr.postgres.merge.planned import PlannedTable
+from pitr.postgres.tables.definition import Creation
 from pitr.postgres.tables.name import literal, quoted
 from pitr.postgres.tables.session import Connection, rows_of
 from pitr.vocabulary.row_class import Action
@@ -36,17 +37,25 @@ COMMIT;
 """
 
 
-def script_of(connection: Connection, family: Family, fingerprint: str) -> str | None:
-    """Return the script; None when there are too many rows, or rows without a key."""
+def script_of(
+    connection: Connection, family: Family, fingerprint: str, creations: Sequence[Creation] = ()
+) -> str | None:
+    """Return the script, what is made anew included; None for too many rows, or without a key."""
     tables = parents_first(family)
     written = [table for table in tables if table.classes()]
     rows = sum(table.count(connection, table.acting()) for table in written)
     if not rows or rows > ROWS_MAX or any(table.keyless for table in written):
         return None
-    lines = [line for table in reversed(written) for line in _deletes(connection, table)]
+    lines = [_closed(one) for creation in creations for one in creation.statements]
+    lines += [line for table in reversed(written) for line in _deletes(connection, table)]
     lines += [line for table in written for line in _updates(connection, table)]
     lines += [line for table in written for line in _inserts(connection, table)]
+    lines += [_closed(one) for creation in creations for one in creation.later]
     return _HEAD.format(fingerprint=fingerprint) + "".join(f"{x};\n" for x in lines) + _TAIL
+
+
+def _closed(statement: str) -> str:
+    return statement.rstrip().removesuffix(";")
 
 
 def parents_first(family: Family) -> list[PlannedTable]:

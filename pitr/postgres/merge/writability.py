@@ -79,10 +79,14 @@ def _sequence_grants(table: PlannedTable, role: str) -> Iterator[str]:
 def judge_table(connection: Connection, table: PlannedTable) -> Judgement:
     """Return what stands in the way of the whole table, and warnings about writing to it."""
     if table.is_missing:
-        detail = "the table is gone"
+        creation = table.classified.creation
+        detail = "the table is gone; --create-missing makes it as it was"
+        if creation is not None:
+            detail = f"the table is gone, and it cannot be made as it was: {creation.fault}"
         return Judgement(_blocked(table, BlockerKind.SCHEMA_DRIFT, detail), ())
     found = [*_rules(table), *_columns(table), *_published(table)]
     warnings = [*_trigger_warnings(table), *_generated(table), *_downstream(table)]
+    warnings += _dropped(table)
     return Judgement(tuple(found), tuple(warnings))
 
 
@@ -160,6 +164,23 @@ def _trigger_warnings(table: PlannedTable) -> Iterator[str]:
             yield (
                 f"{table.name}: the trigger {trigger.name} will fire {trigger.timing}"
                 f" {' OR '.join(fires)} (calls {trigger.function}{sets})"
+            )
+
+
+def _dropped(table: PlannedTable) -> Iterator[str]:
+    """Yield, of each column that was dropped since, how its values can come back by the key.
+
+    That is a step of its own, for somebody to review: nothing adds a column silently.
+    """
+    before = table.aligned.before
+    for name in table.aligned.drift.dropped if not table.keyless else ():
+        column = before.column(name)
+        if not column.is_generated:
+            collation = f" COLLATE {column.collation}" if column.collation else ""
+            yield (
+                f"{table.name}: the sidecar has the values of {name}; to bring them back, add the"
+                f" column again (ALTER TABLE {table.live.name.sql} ADD COLUMN {quoted(name)}"
+                f" {column.type}{collation};), and plan and merge once more"
             )
 
 

@@ -236,3 +236,31 @@ class Table:
         ]
         found.sort(key=lambda index: (not index.is_primary, not index.is_replica_identity))
         return [self.names(index.columns) for index in found]
+
+
+@dataclass(frozen=True, slots=True)
+class NewDefinition:
+    """What a merge made: `kind` is table, type, domain or schema.
+
+    `stamp` stands for a table's definition once the merge was done with it.
+    """
+
+    kind: str
+    name: TableName
+    stamp: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Creation:
+    """How tables, `names`, are made anew in a transaction that is open.
+
+    `statements` were run, `later` are to be run when the rows are in. `fault` says why the tables
+    could not be made: then nothing was run.
+    """
+
+    names: tuple[TableName, ...]
+    statements: tuple[str, ...] = ()
+    later: tuple[str, ...] = ()
+    made: tuple[NewDefinition, ...] = ()
+    warnings: tuple[str, ...] = ()
+    fault: str | None = None

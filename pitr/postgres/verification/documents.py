@@ -93,7 +93,7 @@ def verify_rest(store: Store, found: Findings) -> None:
             if prefix == INDEX_PREFIX and IndexObject.of(info) is None:
                 found.leftovers.append(info.key)
             continue
-        if info.key == IDENTITY_KEY or prefix == "verified/":
+        if info.key == IDENTITY_KEY or prefix in ("verified/", "pruned/", "claim/"):
             _judged(store, info, found, _check_frame)
         elif prefix == "mark/":
             _judged(store, info, found, _check_mark)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from pitr.archive.store import Store
-from pitr.errors import ObjectMissing
+from pitr.errors import CorruptObject, ObjectMissing
 from pitr.vocabulary.position import Lsn
 
 
@@ -32,6 +32,10 @@ class Findings:
         try:
             data = store.get(key)
         except ObjectMissing:
+            return None
+        except CorruptObject as error:  # of an encrypted archive
+            self.count(0)
+            self.damage(key, error.reason)
             return None
         self.count(len(data))
         return data

@@ -15,6 +15,7 @@ from pitr.postgres.base.object import chunk_seed
 from pitr.postgres.capture.gap import WalGap
 from pitr.postgres.index.fingerprint import Fingerprint
 from pitr.postgres.index.verification import CheckedIndex, verify_index
+from pitr.postgres.prune.note import pruned_before
 from pitr.postgres.verification.base import verify_bases
 from pitr.postgres.verification.documents import (
     verify_backup_histories,
@@ -64,7 +65,8 @@ def verify_archive(store: Store) -> Report:
     verify_backup_histories(store, found)
     verify_rest(store, found)
     spans = WalSpans(wal.spans(), histories)
-    missing = tuple(_missing(wal, spans, gaps, stored))
+    dropped = pruned_before(store)
+    missing = tuple(m for m in _missing(wal, spans, gaps, stored) if m.end > dropped)
     infos = sorted(bases.infos, key=lambda info: info.start)
     reaches = tuple(_reaches(infos, spans, histories))
     losses = Losses(store, bases, missing, reaches)

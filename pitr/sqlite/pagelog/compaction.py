@@ -35,6 +35,8 @@ from pitr.sqlite.pagelog.verify import check_chain, checked_segment
 
 FINE_WINDOW_US = 7 * 86_400_000_000
 GRACE_US = 600_000_000
+# How long the parts of a large commit may take to become whole, when a prune writes them.
+_UNFINISHED_US = 86_400_000_000
 COARSE_US = 3_600_000_000
 _DAY_US = 86_400_000_000
 
@@ -365,6 +367,8 @@ def unneeded(catalog: Catalog, *, before_us: int) -> list[str]:
 
 def _is_replaced(item: SegmentObject, catalog: Catalog, before_us: int) -> bool:
     """Say whether the line has all commits of a superseded object, and has had them for long."""
+    if item.note is Note.COARSE and (item.continued or item.part):
+        before_us -= _UNFINISHED_US
     last = min(item.last, catalog.last_commit)  # what a fenced writer wrote may go beyond the line
     tiles = catalog.tiles_between(item.first, last)
     held = sum(min(tile.last, last) - max(tile.first, item.first) + 1 for tile in tiles)

@@ -123,7 +123,7 @@ class PageArchive:
         return [
             record
             for tile in tiles
-            for index in self._tile_indexes(tile)
+            for index in self.tile_indexes(tile)
             for record in index.records
             if record.number >= first and record.first_covered <= last
         ]
@@ -206,7 +206,8 @@ class PageArchive:
         index.check_key()
         return index, reader.bytes_read
 
-    def _tile_indexes(self, tile: Tile) -> list[SegmentIndex]:
+    def tile_indexes(self, tile: Tile) -> list[SegmentIndex]:
+        """Return the indexes of a tile's objects. Raises ObjectMissing, CorruptObject."""
         self._load_indexes(tile.objects)
         return [self._indexes[item.key] for item in tile.objects]
 
@@ -273,7 +274,7 @@ class PageArchive:
                 raise self._not_held(hole_first)
         tiles = self.catalog.tiles_between(min(begin, first), last)
         self._load_indexes([item for tile in tiles for item in tile.objects])
-        indexes = [index for tile in tiles for index in self._tile_indexes(tile)]
+        indexes = [index for tile in tiles for index in self.tile_indexes(tile)]
         _check_chain(indexes, nearest)
         if nearest is None:
             self._check_beginning(indexes)

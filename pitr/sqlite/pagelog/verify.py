@@ -149,6 +149,10 @@ def _verify_one(store: Store, info: ObjectInfo, found: _Findings) -> None:
         data = store.get(info.key)
     except ObjectMissing:
         return  # deleted since the listing; whether it is missed, the line will show
+    except CorruptObject as error:  # of an encrypted archive
+        found.objects += 1
+        found.damage(info.key, error.reason)
+        return
     found.objects += 1
     found.bytes += len(data)
     try:
