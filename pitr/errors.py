@@ -58,7 +58,18 @@ class ConfirmationNeeded(UsageError):
 
 
 class TableUnknown(UsageError):
-    """Report a table that does not exist at the target."""
+    """Report a table that does not exist at the target; `table` is its name as the user has it."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        table: str | None = None,
+        detail: str | None = None,
+        hint: str | None = None,
+    ) -> None:
+        self.table = table
+        super().__init__(message, detail=detail, hint=hint)
 
 
 class PreconditionFailed(PitrError):

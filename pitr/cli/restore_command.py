@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 
@@ -22,6 +23,14 @@ from pitr.errors import UsageError
 from pitr.operations.merge import MergeWish
 from pitr.operations.restore import RestoreOutcome, RestoreRequest, TableOutcome
 from pitr.operations.restore import restore as restore_tables
+from pitr.source_text import POSTGRES, parse_source
+
+to_option = click.option(
+    "--to",
+    metavar="FILE|URL",
+    help="Where to write the sidecar, a file that must not exist; PostgreSQL: a database that the "
+    "tables are loaded into, in a schema of the recovery's name.",
+)
 
 
 @click.command()
@@ -38,7 +47,7 @@ from pitr.operations.restore import restore as restore_tables
     help="Compare and set back only these columns, TABLE.COLUMN for those of one table; rows that "
     "are gone come back whole. Repeatable.",
 )
-@click.option("--to", metavar="FILE", help="Where to write the sidecar; must not exist.")
+@to_option
 @click.option("--no-compare", is_flag=True, help="Do not count against the live database.")
 @click.option("--merge", is_flag=True, help="Then merge, as 'pitr merge' does, asking first.")
 @with_parents_option
@@ -98,6 +107,7 @@ def restore(
         raise UsageError("--yes belongs to --merge", hint="Add --merge, or run 'pitr merge'.")
     if merge:
         require_agreement("restore --merge", yes=yes)
+    place = destination(to)
     request = RestoreRequest(
         tables=tables,
         target=at,
@@ -106,7 +116,8 @@ def restore(
         columns=_column_names(columns),
         with_parents=with_parents,
         with_children=with_children,
-        destination=None if to is None else destination(to),
+        destination=place.file,
+        load_into=place.database,
         compare=not no_compare,
         database=database,
         backup=from_backup,
@@ -155,15 +166,28 @@ def _merge(
         click.get_current_context().exit(1)
 
 
-def destination(name: str) -> Path:
-    """Return the file that --to names. Raises UsageError for what names no file."""
+class Destination(NamedTuple):
+    """Where --to leads: a file for the sidecar, or a database to load the tables into."""
+
+    file: Path | None
+    database: str | None
+
+
+def destination(name: str | None) -> Destination:
+    """Return what --to names. Raises UsageError for what names neither."""
+    if name is None:
+        return Destination(None, None)
+    if "://" in name:
+        found = parse_source(name, folder=Path.cwd())
+        if found.engine == POSTGRES:
+            return Destination(None, found.location)
     if not name or "://" in name:
         raise UsageError(
             f"this is no place for a sidecar: {name!r}",
-            detail="Tables of a SQLite source are restored into a file.",
-            hint="Name a file that does not exist yet, as in '--to orders-then.db'.",
+            hint="Name a file that does not exist yet, as in '--to orders-then.db', or for "
+            "PostgreSQL a database, as in '--to postgresql://HOST/DATABASE'.",
         )
-    return Path(name).absolute()
+    return Destination(Path(name).absolute(), None)
 
 
 def emit_restored(outcome: RestoreOutcome, warnings: Sequence[str] = (), *, as_json: bool) -> None:
@@ -205,6 +229,8 @@ def _emit_restore(outcome: RestoreOutcome) -> None:
     recovery = outcome.recovery
     emit(f"recovery  {recovery.id}")
     emit(f"sidecar   {recovery.sidecar}")
+    if recovery.where is not None:
+        emit(f"rows      where {recovery.where}")
     emit(f"took      {recovery.seconds:.2f} s, {bytes_text(recovery.bytes_read)} read\n")
     headers = ["table", "rows", "missing in live", "differ", "extra in live"]
     emit(table_text(headers, [_restore_row(table) for table in outcome.tables]))

@@ -6,7 +6,7 @@ import click
 
 from pitr.cli.options import json_option, settings_of, source_options
 from pitr.cli.past import echo_target, with_children_option, with_parents_option
-from pitr.cli.restore_command import destination, emit_restored
+from pitr.cli.restore_command import destination, emit_restored, to_option
 from pitr.operations.revert import RevertRequest
 from pitr.operations.revert import revert as revert_transaction
 
@@ -16,7 +16,7 @@ from pitr.operations.revert import revert as revert_transaction
 @click.option(
     "-t", "--table", "tables", multiple=True, metavar="TABLE", help="Only this table; repeatable."
 )
-@click.option("--to", metavar="FILE", help="Where to write the sidecar; must not exist.")
+@to_option
 @with_parents_option
 @with_children_option
 @click.option("--no-compare", is_flag=True, help="Do not count against the live database.")
@@ -41,10 +41,12 @@ def revert(
     holds its tables as they were before it; 'pitr diff' then tells its damage from what came
     later. Nothing is written to the source.
     """
+    place = destination(to)
     request = RevertRequest(
         transaction=transaction,
         tables=tables,
-        destination=None if to is None else destination(to),
+        destination=place.file,
+        load_into=place.database,
         compare=not no_compare,
         with_parents=with_parents,
         with_children=with_children,

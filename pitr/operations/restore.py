@@ -46,8 +46,9 @@ class RestoreRequest:
     that alone are to be compared and set back; all of them when it is empty. `with_parents` and
     `with_children` are for the merges of the recovery (PostgreSQL: the tables come along, and only
     rows that foreign keys lead to are taken of them). The rest is PostgreSQL's:
-    `database` is where table names are looked up; `backup` and `wal` are a base backup and a folder
-    of WAL to recover from, instead of an archive.
+    `load_into` is another database that gets the tables, `database` is where their names are looked
+    up; `backup` and `wal` are a base backup and a folder of WAL to recover from, instead of an
+    archive.
     """
 
     tables: Sequence[str]
@@ -58,6 +59,7 @@ class RestoreRequest:
     with_parents: bool = False
     with_children: bool = False
     destination: Path | None = None
+    load_into: str | None = None
     compare: bool = True
     database: str | None = None
     backup: Path | None = None

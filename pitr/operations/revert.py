@@ -22,6 +22,7 @@ class RevertRequest:
     transaction: str
     tables: Sequence[str] = ()
     destination: Path | None = None
+    load_into: str | None = None
     compare: bool = True
     with_parents: bool = False
     with_children: bool = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections import Counter
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import pytest
 from pitr.archive.local import LocalStore
 from pitr.postgres.index.upkeep import complete_index
 from pitr.postgres.wal_store.archive import WalArchive
+from pitr.vocabulary.position import Lsn
 from tests.cli.commands import pitr, succeed, told
 from tests.postgres.backups import take
 from tests.postgres.fixtures import ServerMaker
@@ -131,6 +133,37 @@ def test_target_that_no_base_leads_to_is_refused(site: Site) -> None:
 
     assert done.code == 4
     assert "no base backup leads to the target" in told(done.err)[0]
+
+
+def test_target_in_a_gap_names_what_is_missing_and_what_can_be_reached(site: Site) -> None:
+    """Exit 4 with the range; both targets of the hint work, the one after by a base there."""
+    site.server.query(ROWS)
+    succeed(site.folder, "mark", "first")
+    site.server.query("UPDATE noise SET t = t || 'x'")
+    site.server.query("SELECT pg_switch_wal()")
+    site.server.query("INSERT INTO noise VALUES (0, 'a')")
+    [(middle, inside)] = site.server.query("SELECT now()::text, pg_current_wal_insert_lsn()::text")
+    site.server.query("INSERT INTO noise VALUES (0, 'b')")
+    site.server.query("SELECT pg_switch_wal()")
+    succeed(site.folder, "mark", "second")
+    site.back_up()
+    site.server.query("DELETE FROM orders WHERE id > 150")
+    succeed(site.folder, "mark", "third")
+    store = LocalStore(site.folder / "archive")
+    archive = WalArchive(store)
+    for span in archive.spans.of_timeline(1):
+        if span.begin <= Lsn.parse(inside).value < span.end:
+            store.delete(span.name)
+    archive.refresh()
+    [(_, end), (begin, _)] = archive.ranges(1)
+    for target in (f"lsn:{inside}", middle):
+        done = pitr(site.folder, "restore", "-t", "orders", "--at", target)
+        assert (done.code, "lies in a gap" in told(done.err)[0]) == (4, True), done.err
+        assert f"missing from {end} to {begin}" in done.err
+    reachable = re.findall(r"'(lsn:\S+)'", told(done.err)[2])
+    assert len(reachable) == 2
+    for target in reachable:
+        assert site.restored(target)["tables"][0]["rows"] == 200  # type: ignore[index]
 
 
 def test_state_after_the_damage_tells_it_from_later_work(site: Site) -> None:

@@ -9,15 +9,18 @@ from pitr.archive.archive import Identity, open_archive, read_mark
 from pitr.archive.lease import LeaseState, read_newest_lease
 from pitr.archive.store import Store
 from pitr.config import Settings
-from pitr.errors import CorruptObject, OutsideWindow
+from pitr.errors import ArchiveGap, ArchiveLacks, CorruptObject
 from pitr.operations.clock import now_us
 from pitr.operations.opening import open_archive_store
+from pitr.operations.postgres.reachable import gap_around, in_gap
+from pitr.postgres.base.archive import BaseArchive
 from pitr.postgres.catalog.catalog_map import CatalogMap
 from pitr.postgres.index.wal_index import WalIndex
 from pitr.postgres.target.by_index import ResolvedLsn, Resolver, Stretch
 from pitr.postgres.wal_store.archive import WalArchive
 from pitr.source_text import database_of
 from pitr.target_text import parse_target
+from pitr.vocabulary.target import Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +53,25 @@ class Reading:
         Looked for in the newest stretch of WAL without a gap first, then in those before it.
         """
         target = parse_target(target_text, now_us=self.now_us)
-        refusal: OutsideWindow | None = None
+        refusal: ArchiveLacks | None = None
         for stretch in reversed(self.stretches):
             try:
                 return self.resolver(stretch).resolve(target)
-            except OutsideWindow as error:
+            except ArchiveLacks as error:  # an xid may be of an earlier stretch, too
                 refusal = refusal or error
         assert refusal is not None, "there is a stretch"
-        raise refusal
+        raise self._gap(target_text, target) or refusal
+
+    def _gap(self, text: str, target: Target) -> ArchiveGap | None:
+        """Return the error for a target in a gap between two stretches, None in no gap."""
+        resolvers = [(stretch, self.resolver(stretch)) for stretch in self.stretches]
+        found = gap_around(target, resolvers, self.now_us)
+        if found is None:
+            return None
+        older, newer = found
+        first = next(self.resolver(newer).ends_from(newer.begin), None)
+        bases = BaseArchive(self.store).bases(lambda _: None)
+        return in_gap(text, older, newer, bases, first.time_us if first else None)
 
     def resolver(self, stretch: Stretch) -> Resolver:
         """Return the resolver of targets in one stretch."""

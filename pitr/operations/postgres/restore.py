@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from pitr.config import Settings
 from pitr.errors import ArchiveGap, OutsideWindow, UsageError
 from pitr.operations.clock import now_us
+from pitr.operations.postgres.absence import absence_explained
 from pitr.operations.postgres.counting import counted, uncounted
 from pitr.operations.postgres.reading import Reading, open_reading
 from pitr.operations.postgres.sidecar import keep_server, new_sidecar
@@ -19,6 +19,8 @@ from pitr.postgres.base.contents import BaseInfo
 from pitr.postgres.base.folder import BaseFolder
 from pitr.postgres.diff.chosen_columns import choose_columns
 from pitr.postgres.index.wal_index import WalIndex
+from pitr.postgres.live.connection import require_room
+from pitr.postgres.replay.loading import gather, load
 from pitr.postgres.replay.replay import (
     Replay,
     ReplayedTables,
@@ -27,9 +29,18 @@ from pitr.postgres.replay.replay import (
     StopPoint,
     open_source,
 )
-from pitr.postgres.replay.server import find_binaries, running, server_account
-from pitr.postgres.replay.target_tables import KinWish, split_name
+from pitr.postgres.replay.server import RunningServer, find_binaries, server_account
+from pitr.postgres.replay.target_tables import (
+    Connection,
+    KinWish,
+    TargetRelation,
+    choose_tables,
+    named_relations,
+    search_path,
+    split_name,
+)
 from pitr.postgres.selection.by_wal import WalWindow
+from pitr.postgres.tables.choosing import choose_rows
 from pitr.postgres.tables.name import TableName
 from pitr.postgres.tables.reading import read_table
 from pitr.postgres.target.by_index import ResolvedLsn
@@ -83,6 +94,8 @@ def make_recovery(
     """Make a recovery of this kind; see `restore`."""
     now = now_us()
     named = _database(request)
+    if request.load_into is not None:
+        require_room(request.load_into)
     way = find_way(settings, request, now)
     tools = ServerTools(
         find_binaries(way.source.control.major, chosen=settings.pg_bindir),
@@ -98,19 +111,24 @@ def make_recovery(
         folder = new_sidecar(settings, new, tools.account)
         replay = Replay(way.source, way.stop, tools, folder, way.index)
         kin = KinWish(request.with_parents, request.with_children)
-        catalogs = replay.find_tables(database, request.tables, kin=kin)
-        replayed = replay.recover(catalogs, folder / "sidecar")
+        choice = _Choice(request)
+        with absence_explained(settings, way.stop.lsn, has_archive=way.index is not None):
+            catalogs = replay.find_chosen(database, choice.choose, kin=kin)
+        replayed = replay.recover(catalogs, folder / "sidecar", choice.where)
         after = None
         if later is not None:
             again = Replay(later.source, later.stop, tools, folder, later.index)
             is_same = later.stop.timeline == way.stop.timeline and again.has_same_catalogs(
                 catalogs, way.stop.lsn
             )
-            names = [*request.tables, *(table.quoted for table in catalogs.kin)]
+            names = [table.quoted for table in (*catalogs.tables, *catalogs.kin)]
             there = catalogs if is_same else again.find_tables(database, names, may_lack=True)
             after = again.recover(there, folder / "after")
+        if request.load_into is not None:
+            with replay.asked(catalogs) as started:
+                gather(started, database, catalogs.tables, new.id, choice.where)
+                load(started, database, new.id, request.load_into)
         keep_server(new, replayed, after)
-        columns = _columns(replayed, request.columns)
         recovery = Recovery(
             id=new.id,
             engine=POSTGRES,
@@ -119,9 +137,9 @@ def make_recovery(
             created_us=now,
             target=request.target,
             resolved=way.target,
-            sidecar=str(replayed.server.folder),
-            tables=_recovered(replayed, columns),
-            where=None,
+            sidecar=request.load_into or str(replayed.server.folder),
+            tables=choice.recovered(replayed),
+            where=choice.where,
             seconds=round(time.monotonic() - began, 3),
             bytes_read=way.bytes_read + (later.bytes_read if later else 0),
             kind=kind,
@@ -137,17 +155,50 @@ def make_recovery(
     )
 
 
+class _Choice:
+    """The tables, rows and columns of a request, as the catalogs at the target have them.
+
+    `where` and `columns` are known once `choose` was called.
+    """
+
+    def __init__(self, request: RestoreRequest) -> None:
+        self._request = request
+        self.where: str | None = None
+        self.columns: Mapping[TableName, tuple[str, ...]] = {}
+
+    def choose(self, started: RunningServer, connection: Connection) -> list[TargetRelation]:
+        """Return the tables; see choose_tables, choose_rows and choose_columns for the errors."""
+        path = search_path(connection)
+        tables = choose_tables(named_relations(connection), self._request.tables, path)
+        names = [TableName(table.schema, table.name) for table in tables]
+        if self._request.where is not None:
+            self.where = choose_rows(connection, names, self._request.where, path)
+        if self._request.columns:
+            found = [read_table(connection, name) for name in names]
+            known = [table for table in found if table is not None]
+            self.columns = choose_columns(known, self._request.columns)
+        return tables
+
+    def recovered(self, replayed: ReplayedTables) -> tuple[RecoveredTable, ...]:
+        """Return the tables with their rows and columns."""
+        return tuple(
+            RecoveredTable(
+                table.full_name,
+                replayed.rows[table.oid],
+                self.columns.get(TableName(table.schema, table.name)),
+            )
+            for table in replayed.catalogs.tables
+        )
+
+
 def _database(request: RestoreRequest) -> str | None:
     """Return the database that the request names, or None. Raises UsageError."""
-    for option, value in (
-        ("--where", request.where),
-        ("--to", request.destination),
-    ):
-        if value is not None:
-            raise UsageError(
-                f"PostgreSQL sources do not have this in this version: {option}",
-                hint="Leave it out: the sidecar has the whole tables.",
-            )
+    if request.destination is not None:
+        raise UsageError(
+            "the sidecar of a PostgreSQL source is no file",
+            hint="Name a database to load the tables into, as in '--to postgresql://HOST/NAME', or "
+            "leave it out: 'pitr recoveries psql' leads to the sidecar.",
+        )
     parts = [split_name(name) for name in request.tables]
     named = {part[0] for part in parts if len(part) == 3}
     named |= {request.database} if request.database else set()
@@ -243,32 +294,3 @@ def _timeline(source: ReplaySource) -> int:
         ):
             return timeline
     return label.timeline
-
-
-def _columns(
-    replayed: ReplayedTables, wanted: Sequence[str]
-) -> Mapping[TableName, tuple[str, ...]]:
-    """Return the columns that were named, as the sidecar has them. Raises UsageError."""
-    if not wanted:
-        return {}
-    catalogs = replayed.catalogs
-    names = [TableName(table.schema, table.name) for table in catalogs.tables]
-    with (
-        running(replayed.server) as started,
-        closing(started.connect(catalogs.database, read_only=True)) as connection,
-    ):
-        found = [read_table(connection, name) for name in names]
-    return choose_columns([table for table in found if table is not None], wanted)
-
-
-def _recovered(
-    replayed: ReplayedTables, columns: Mapping[TableName, tuple[str, ...]]
-) -> tuple[RecoveredTable, ...]:
-    return tuple(
-        RecoveredTable(
-            table.full_name,
-            replayed.rows[table.oid],
-            columns.get(TableName(table.schema, table.name)),
-        )
-        for table in replayed.catalogs.tables
-    )

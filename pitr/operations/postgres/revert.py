@@ -31,6 +31,7 @@ def revert(
         target=before,
         until=after,
         destination=request.destination,
+        load_into=request.load_into,
         compare=request.compare,
         with_parents=request.with_parents,
         with_children=request.with_children,

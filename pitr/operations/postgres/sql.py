@@ -13,6 +13,7 @@ from contextlib import closing, contextmanager
 from pitr.config import Settings
 from pitr.errors import UsageError
 from pitr.operations.clock import now_us
+from pitr.operations.postgres.absence import absence_explained
 from pitr.operations.postgres.restore import DATABASE, find_way
 from pitr.operations.postgres.sidecar import kept_server, new_sidecar
 from pitr.operations.restore import RestoreRequest
@@ -56,7 +57,8 @@ def query_past(
     with new_recovery(settings.state, label="sql", now_us=now_us()) as new:
         folder = new_sidecar(settings, new, tools.account)
         replay = Replay(way.source, way.stop, tools, folder, way.index)
-        catalogs = replay.find_chosen(database, choose)
+        with absence_explained(settings, way.stop.lsn, has_archive=True):
+            catalogs = replay.find_chosen(database, choose)
         for _ in range(_ROUNDS_MAX):
             with (
                 replay.asked(catalogs) as started,

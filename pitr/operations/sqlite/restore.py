@@ -30,6 +30,8 @@ def restore(
     Raises what resolving a target, reading the archive and writing the sidecar raise; then
     there is no recovery and no sidecar.
     """
+    if request.load_into is not None:
+        raise no_database(request.load_into)
     reading = open_reading(settings)
     found = reading.resolve(request.target)
     until = reading.resolve(request.until) if request.until is not None else None
@@ -43,6 +45,15 @@ def restore(
     if until is not None:
         on_target(until.target)
     return make_recovery(settings, reading, found, until, request)
+
+
+def no_database(place: str) -> UsageError:
+    """Return the error for tables of SQLite that are to go into a database of PostgreSQL."""
+    return UsageError(
+        f"this is no place for a sidecar: {place!r}",
+        detail="Tables of a SQLite source are restored into a file.",
+        hint="Name a file that does not exist yet, as in '--to orders-then.db'.",
+    )
 
 
 def make_recovery(

@@ -9,7 +9,7 @@ from pitr.errors import ArchiveGap, OutsideWindow, UsageError
 from pitr.operations.restore import RestoreRequest
 from pitr.operations.revert import RevertOutcome, RevertRequest
 from pitr.operations.sqlite.reading import Reading, open_reading
-from pitr.operations.sqlite.restore import make_recovery
+from pitr.operations.sqlite.restore import make_recovery, no_database
 from pitr.sqlite.pagelog.segment import CommitKind, CommitRecord
 from pitr.sqlite.rows.changes import TableDelta
 from pitr.sqlite.rows.log import walk
@@ -34,6 +34,8 @@ def revert(
     or a table that it did not change, ArchiveGap for one that is not known by itself, and what
     `restore` raises.
     """
+    if request.load_into is not None:
+        raise no_database(request.load_into)
     reading = open_reading(settings)
     number = _number(request.transaction, reading)
     record = _known_by_itself(reading, number)

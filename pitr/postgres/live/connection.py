@@ -13,7 +13,7 @@ from typing import Any
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from pitr.errors import UsageError
+from pitr.errors import PrivilegeMissing, UsageError
 from pitr.postgres.live.faults import connection_fault, server_faults
 
 Connection = psycopg.Connection[tuple[Any, ...]]
@@ -66,6 +66,26 @@ def connect(place: str, *, database: str | None = None, program: str = "pitr") -
         connection.close()
         raise
     return connection
+
+
+def require_room(place: str) -> None:
+    """Raise PrivilegeMissing when the role may not make a schema in a database; as `connect`."""
+    connection = connect(place, program="pitr restore")
+    try:
+        found = connection.execute(
+            "SELECT pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE'),"
+            " current_user, pg_catalog.quote_ident(pg_catalog.current_database())"
+        ).fetchone()
+    finally:
+        connection.close()
+    assert found is not None
+    may_create, role, database = found
+    if not may_create:
+        raise PrivilegeMissing(
+            f"{role} may not make a schema in {database}",
+            detail="The tables are loaded into a schema of the recovery's name.",
+            hint=f"As its owner: GRANT CREATE ON DATABASE {database} TO {role};",
+        )
 
 
 def connect_replication(place: str, *, program: str = "pitr") -> Connection:

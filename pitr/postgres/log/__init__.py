@@ -1,6 +1,6 @@
 """The transactions of an archive and what they did to tables, from the index and the catalog map.
 
 Import order inside the package:
-    pattern → tables → succession, collecting → verdict → log
+    tables → succession, collecting → verdict → log
     stamp
 """

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pitr.postgres.catalog.catalog_map import CatalogMap
 from pitr.postgres.index.wal_index import WalIndex
 from pitr.postgres.log.collecting import Collected, Collector
-from pitr.postgres.log.pattern import TablePattern
 from pitr.postgres.log.succession import changes_of_files, unseen_files
 from pitr.postgres.log.tables import Tables
 from pitr.postgres.log.verdict import table_changes
+from pitr.postgres.statement.pattern import TablePattern
 from pitr.vocabulary.change import TableChange, Transaction
 from pitr.vocabulary.position import Lsn
 

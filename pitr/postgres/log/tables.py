@@ -10,7 +10,7 @@ from pitr.errors import TableUnknown
 from pitr.postgres.catalog.catalog_map import CatalogMap, Version, version_at
 from pitr.postgres.catalog.reading import Relation
 from pitr.postgres.index.file import BlockRanges
-from pitr.postgres.log.pattern import TablePattern, is_own_schema
+from pitr.postgres.statement.pattern import TablePattern, is_own_schema
 from pitr.postgres.wal.record import RelationFile
 
 PG_CLASS = 1259

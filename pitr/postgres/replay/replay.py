@@ -17,7 +17,14 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pitr.errors import ArchiveLacks, IdentityMismatch, OutsideWindow, SidecarFailed, UsageError
+from pitr.errors import (
+    ArchiveLacks,
+    IdentityMismatch,
+    OutsideWindow,
+    SidecarFailed,
+    TableUnknown,
+    UsageError,
+)
 from pitr.postgres.base.contents import Base
 from pitr.postgres.base.control import (
     CONTROL_PATH,
@@ -44,11 +51,11 @@ from pitr.postgres.replay.target_tables import (
     TargetRelation,
     catalog_files,
     choose_tables,
-    choose_there,
     named_relations,
     needed_relations,
     owning_table,
     require_recoverable,
+    search_path,
     tablespaces,
 )
 from pitr.postgres.selection.by_index import select_by_index
@@ -199,10 +206,12 @@ class Replay:
         With `may_lack` a table that is not there is left out. Raises TableUnknown, UsageError for
         names; SidecarFailed.
         """
-        choose = choose_there if may_lack else choose_tables
 
         def choose_named(started: RunningServer, connection: Connection) -> list[TargetRelation]:
-            return choose(named_relations(connection), names)
+            known, path = named_relations(connection), search_path(connection)
+            if not may_lack:
+                return choose_tables(known, names, path)
+            return [table for name in names for table in _choose_there(known, name, path)]
 
         return self.find_chosen(database, choose_named, kin=kin)
 
@@ -266,17 +275,20 @@ class Replay:
 
     # --- pass 2
 
-    def recover(self, catalogs: CatalogState, folder: Path) -> ReplayedTables:
+    def recover(
+        self, catalogs: CatalogState, folder: Path, where: str | None = None
+    ) -> ReplayedTables:
         """Recover the tables into a server's data directory in `folder`, which is made.
 
-        The server is stopped again. Raises SidecarFailed, and what reading base and WAL raises.
+        Their rows are counted, with `where` those that it is true for. The server is stopped again.
+        Raises SidecarFailed, and what reading base and WAL raises.
         """
         server = self._server(folder, catalogs.superuser)
         selection, wal_bytes = self._build_tables(server, catalogs)
         with running(server) as started:
             with contextlib.closing(started.connect(catalogs.database)) as connection:
                 roll_back_prepared(connection)
-                rows = {table.oid: _count(connection, table) for table in catalogs.tables}
+                rows = {table.oid: _count(connection, table, where) for table in catalogs.tables}
             datadir.settle(server, self._settings(selection))
         return ReplayedTables(server, catalogs, rows, selection, wal_bytes)
 
@@ -392,6 +404,15 @@ class _TableRequest:
     kin: KinWish
 
 
+def _choose_there(
+    known: Sequence[TargetRelation], name: str, path: Sequence[str]
+) -> list[TargetRelation]:
+    try:
+        return choose_tables(known, [name], path)
+    except TableUnknown:
+        return []
+
+
 def _catalogs_of(at_rest: CatalogsAtRest, database: int | None) -> WantedFiles:
     """Return what a pass over the catalogs of a database wants, as far as is known."""
     if database is None:
@@ -427,8 +448,11 @@ def _ask(started: RunningServer, request: _TableRequest) -> CatalogState:
         )
 
 
-def _count(connection: Connection, table: TargetRelation) -> int:
-    """Return the rows of a table, its children's included."""
-    found = connection.execute(f"SELECT count(*) FROM {table.quoted}").fetchone()
+def _count(connection: Connection, table: TargetRelation, where: str | None) -> int:
+    """Return the rows of a table that a condition is true for, its children's included."""
+    condition = "" if where is None else f" WHERE {where}"
+    found = connection.execute(
+        f"SELECT count(*) FROM {table.quoted}{condition}".encode()
+    ).fetchone()
     assert found is not None
     return int(found[0])

@@ -5,7 +5,6 @@ Names are resolved there and never in the live database, where the table may be 
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import re
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from typing import Any
 import psycopg
 
 from pitr.errors import TableUnknown, UsageError
+from pitr.postgres.statement.pattern import TablePattern
 
 _SQL = files("pitr.sql").joinpath("postgres")
 _NAME_PART = re.compile(r'"((?:[^"]|"")+)"|([^".\s]+)')
@@ -44,7 +44,8 @@ class KinWish:
 class TargetRelation:
     """A relation as the catalogs at the target have it.
 
-    `kind` is relkind. `file` is its tablespace and file number, None when it has no file.
+    `kind` is relkind. `file` is its tablespace and file number, None when it has no file. `parent`
+    is what it is a partition of.
     """
 
     oid: int
@@ -53,6 +54,7 @@ class TargetRelation:
     kind: str
     persistence: str
     file: tuple[int, int] | None = None
+    parent: int | None = None
 
     @property
     def full_name(self) -> str:
@@ -94,7 +96,10 @@ def split_name(text: str) -> tuple[str, ...]:
 def named_relations(connection: Connection) -> list[TargetRelation]:
     """Return what a user can name: tables, sequences, views."""
     rows = connection.execute(statement_of("named_relations")).fetchall()
-    return [TargetRelation(*row) for row in rows]
+    return [
+        TargetRelation(oid, schema, name, kind, persistence, None, parent)
+        for oid, schema, name, kind, persistence, parent in rows
+    ]
 
 
 def catalog_files(connection: Connection) -> set[tuple[int, int]]:
@@ -139,42 +144,67 @@ def tablespaces(connection: Connection) -> list[int]:
     return [oid for (oid,) in connection.execute(statement).fetchall()]
 
 
-def choose_there(known: Sequence[TargetRelation], names: Sequence[str]) -> list[TargetRelation]:
-    """Return those tables of these names that there are; else as `choose_tables`."""
-    found = []
-    for name in names:
-        with contextlib.suppress(TableUnknown):
-            found += choose_tables(known, [name])
-    return found
+def search_path(connection: Connection) -> list[str]:
+    """Return the schemas that sessions in this database look names up in, as its settings say."""
+    with connection.transaction():
+        connection.execute(statement_of("use_search_path"))
+        found = connection.execute("SELECT unnest(current_schemas(false))::text").fetchall()
+    return [schema for (schema,) in found]
 
 
-def choose_tables(known: Sequence[TargetRelation], names: Sequence[str]) -> list[TargetRelation]:
-    """Return the tables of these names, each once, in the order of the names.
+def choose_tables(
+    known: Sequence[TargetRelation], names: Sequence[str], path: Sequence[str]
+) -> list[TargetRelation]:
+    """Return the tables of these names and patterns, each once, in the order of the names.
 
-    Without a schema it is the one in `public`, or the only one of that name. Raises TableUnknown,
-    and UsageError for a name of several tables or of something that cannot be recovered.
+    Without a schema it is the first along `path`, as sessions of the database find it, or the only
+    one of that name. A pattern means tables whose rows can be recovered, without the partitions of
+    those that it means too. Raises TableUnknown, and UsageError for a name of several tables or of
+    something that cannot be recovered.
     """
-    chosen = {table.oid: table for table in (_choose(known, name) for name in names)}
+    chosen: dict[int, TargetRelation] = {}
+    for text in names:
+        pattern = TablePattern.parse(text)
+        found = [one for one in known if pattern.names(one.schema, one.name)]
+        if pattern.schema is None:
+            found = _first_along(path, found) or found
+        if pattern.is_wild:
+            found = _recoverable(found)
+        elif len(found) > 1:
+            raise _ambiguous(found)
+        if not found:
+            raise unknown_table(known, text, split_name(text)[-1])
+        for table in found:
+            require_recoverable(table)
+        chosen |= {table.oid: table for table in found}
     return list(chosen.values())
 
 
-def _choose(known: Sequence[TargetRelation], text: str) -> TargetRelation:
-    *schema, name = split_name(text)[-2:]
-    found = [
-        table for table in known if table.name == name and (not schema or table.schema == schema[0])
+def _first_along(path: Sequence[str], found: Sequence[TargetRelation]) -> list[TargetRelation]:
+    """Return of each name the table in the first schema of the path; none that is in no schema."""
+    first: dict[str, TargetRelation] = {}
+    for schema in path:
+        for table in found:
+            if table.schema == schema:
+                first.setdefault(table.name, table)
+    return list(first.values())
+
+
+def _recoverable(found: Sequence[TargetRelation]) -> list[TargetRelation]:
+    oids = {table.oid for table in found}
+    return [
+        table
+        for table in found
+        if table.kind in "rpm" and table.persistence == "p" and table.parent not in oids
     ]
-    if len(found) > 1:
-        found = [table for table in found if table.schema == "public"] or found
-    if not found:
-        raise unknown_table(known, text, name)
-    if len(found) > 1:
-        raise UsageError(
-            f"several tables are called {name}",
-            detail=f"At the target there are {', '.join(table.full_name for table in found)}.",
-            hint=f"Say which, as in '-t {found[0].full_name}'.",
-        )
-    require_recoverable(found[0])
-    return found[0]
+
+
+def _ambiguous(found: Sequence[TargetRelation]) -> UsageError:
+    return UsageError(
+        f"several tables are called {found[0].name}",
+        detail=f"At the target there are {', '.join(table.full_name for table in found)}.",
+        hint=f"Say which, as in '-t {found[0].full_name}'.",
+    )
 
 
 def unknown_table(known: Sequence[TargetRelation], text: str, name: str) -> TableUnknown:
@@ -185,6 +215,7 @@ def unknown_table(known: Sequence[TargetRelation], text: str, name: str) -> Tabl
     )
     return TableUnknown(
         f"there is no table {text} at the target",
+        table=text,
         detail=f"Names like it: {', '.join(near)}." if near else f"It has {len(known)} tables.",
         hint="'pitr log' shows when tables came and went; choose another name or another target.",
     )

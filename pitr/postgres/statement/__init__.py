@@ -1,5 +1,5 @@
 """SQL that a user hands us, taken apart by PostgreSQL's own parser (pglast). No I/O.
 
 Import order inside the package:
-    reading → routine
+    condition, pattern, reading → routine
 """

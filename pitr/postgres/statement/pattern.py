@@ -24,6 +24,11 @@ class TablePattern:
     schema: re.Pattern[str] | None
     table: re.Pattern[str]
 
+    @property
+    def is_wild(self) -> bool:
+        """Return whether the text may mean several tables: it has * or ? outside of quotes."""
+        return any(char in "*?" for _, char in _PIECE.findall(self.text))
+
     @classmethod
     def parse(cls, text: str) -> TablePattern:
         """Read a pattern. Raises UsageError."""
@@ -43,6 +48,11 @@ class TablePattern:
         database, schema, table = [None] * (3 - len(parts)) + parts
         assert table is not None
         return cls(text, database, schema, table)
+
+    def names(self, schema: str, table: str) -> bool:
+        """Return whether a table is meant, whatever its database is."""
+        fits = self.schema is None or self.schema.fullmatch(schema) is not None
+        return fits and self.table.fullmatch(table) is not None
 
     def matches(self, database: str, schema: str, table: str, *, default: str | None) -> bool:
         """Return whether a table is meant; `default` is the database that no pattern names."""
