@@ -6,7 +6,8 @@ their one section. Fields that this version does not know are passed over.
 
 from __future__ import annotations
 
-from typing import TypeVar
+import threading
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -17,6 +18,8 @@ FORMAT_VERSION = 1
 _DOCUMENT = 1
 
 T = TypeVar("T")
+_making = threading.Lock()
+_decoders: dict[Any, msgspec.json.Decoder[Any]] = {}
 
 
 def encode_document(kind: bytes, value: object) -> bytes:
@@ -36,9 +39,20 @@ def decode_document(key: str, data: bytes, kind: bytes, form: type[T]) -> T:
     if reader.version > FORMAT_VERSION:
         raise newer_format(key, reader.version)
     try:
-        return msgspec.json.decode(reader.section(_DOCUMENT), type=form)
+        return _decoder(form).decode(reader.section(_DOCUMENT))
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise CorruptObject(key, f"Its document does not decode: {error}.") from None
+
+
+def _decoder(form: type[T]) -> msgspec.json.Decoder[T]:
+    """Return the decoder of a type, made by one thread at a time.
+
+    msgspec (0.22.0) crashes the process when two threads use a type for the first time at once.
+    """
+    with _making:
+        if form not in _decoders:
+            _decoders[form] = msgspec.json.Decoder(form)
+        return _decoders[form]
 
 
 def newer_format(key: str, version: int) -> PreconditionFailed:

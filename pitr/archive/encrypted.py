@@ -10,6 +10,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple
 
 from pitr.archive.sealing import (
     BLOCK_BYTES,
@@ -32,6 +33,13 @@ _KEYS = "key/"
 _HEADERS_MAX = 512
 
 
+class _Opened(NamedTuple):
+    """An object that ranges are read of: its header, and the name under which it is stored."""
+
+    header: SealedObject
+    name: str
+
+
 class EncryptedStore:
     """Objects of another store, sealed with the keys of one archive."""
 
@@ -41,7 +49,7 @@ class EncryptedStore:
         self._ring = ring
         self._reload = reload
         self._lock = threading.Lock()
-        self._headers: OrderedDict[str, SealedObject] = OrderedDict()
+        self._headers: OrderedDict[str, _Opened] = OrderedDict()
 
     @property
     def location(self) -> str:
@@ -79,13 +87,13 @@ class EncryptedStore:
         if any(not 0 <= begin <= end for begin, end in ranges):
             raise ValueError("not a range")
         with self._lock:
-            header = self._headers.get(check_key(key))
-        if header is not None:
+            opened = self._headers.get(key)
+        if opened is not None:
             try:
-                return self._get_ranges(key, header, ranges)
+                return self._get_ranges(key, opened, ranges)
             except CorruptObject:
                 pass  # deleted and written again since: then it has another header
-        return self._get_ranges(key, self._read_header(key), ranges)
+        return self._get_ranges(key, self._open(check_key(key)), ranges)
 
     def delete(self, key: str) -> None:
         """Delete an object; deleting one that is not there is no error."""
@@ -112,29 +120,32 @@ class EncryptedStore:
 
     # --- ranges -------------------------------------------------------------------------------
 
-    def _read_header(self, key: str) -> SealedObject:
+    def _open(self, key: str) -> _Opened:
+        name = seal_name(self._ring, key)
         with _named(key):
-            [data] = self._store.get_ranges(seal_name(self._ring, key), [(0, HEADER_BYTES)])
+            [data] = self._store.get_ranges(name, [(0, HEADER_BYTES)])
         try:
             header = SealedObject(self._ring, key, data)
         except WrongKey:
             self._ring = self._reload()
             header = SealedObject(self._ring, key, data)
+        opened = _Opened(header, name)
         with self._lock:
-            self._headers[key] = header
+            self._headers[key] = opened
             while len(self._headers) > _HEADERS_MAX:
                 self._headers.popitem(last=False)
-        return header
+        return opened
 
     def _get_ranges(
-        self, key: str, header: SealedObject, ranges: Sequence[tuple[int, int]]
+        self, key: str, opened: _Opened, ranges: Sequence[tuple[int, int]]
     ) -> list[bytes]:
+        header, name = opened
         if any(end > header.length for _, end in ranges):
             raise CorruptObject(key, f"It has {header.length} bytes, and more are asked for.")
         runs = block_runs(ranges)
         extents = [header.extent(*run) for run in runs]
         with _named(key):
-            stored = self._store.get_ranges(seal_name(self._ring, key), extents) if runs else []
+            stored = self._store.get_ranges(name, extents) if runs else []
         plain = [
             b"".join(header.blocks(first, piece))
             for (first, _), piece in zip(runs, stored, strict=True)

@@ -166,9 +166,9 @@ def postgres_story(shop: PostgresShop) -> dict[str, Any]:
 def _recover(shop: PostgresShop) -> dict[str, Any]:
     stage = shop.stage
     stage.say("What happened to the orders? The archive knows; the database is not asked.")
-    stage.pitr("log", "-t", "orders", "--until", "name:noticed", "--limit", "4")
     accident = _accident(stage)
     position = str(accident["position"])
+    stage.pitr("log", "-t", "orders", "--until", position, "--limit", "4")
     stage.say("What that one transaction destroyed, into a sidecar beside the live server.")
     stage.pitr("revert", position)
     stage.say("The sidecar is a PostgreSQL server, which runs while it is asked.")

@@ -173,7 +173,7 @@ def _repair(settings: Settings, repair: GuardRepair) -> MergeResult:
     there = tuple(table for table in repair.tables if table not in repair.dropped)
     if not (result.plan.blocking and repair.dropped and there):
         return result
-    # Not every engine can make a table again: its rows are kept in the sidecar, the others go back.
+    # A table that cannot be made again keeps its rows in the sidecar; the others go back.
     note(f"not repaired: {', '.join(repair.dropped)}, which the sidecar of {recovery.id} has")
     return merge_now(settings, replace(wish, tables=there), yes=True)
 

@@ -7,6 +7,7 @@ import shlex
 import click
 
 from pitr.cli.options import TARGET_FORMS, json_option, settings_of, source_options
+from pitr.cli.plot import activity_text
 from pitr.cli.render import (
     emit,
     emit_json,
@@ -21,6 +22,7 @@ from pitr.cli.render import (
 )
 from pitr.cli.unread import ended_when_unread
 from pitr.errors import UsageError
+from pitr.operations.activity import activity_of, slices_of
 from pitr.operations.clock import now_us
 from pitr.operations.history import LogRequest, log_transactions
 from pitr.operations.sql import query_past
@@ -28,6 +30,8 @@ from pitr.operations.when import find_row
 from pitr.target_text import format_time
 from pitr.vocabulary.change import TableChange, Transaction, WhenOutcome
 from pitr.vocabulary.target import ResolvedTarget
+
+_PLOT_COLUMNS = 60
 
 tables_option = click.option(
     "-t", "--table", "tables", multiple=True, metavar="TABLE", help="A table; repeatable."
@@ -62,6 +66,12 @@ def echo_target(target: ResolvedTarget) -> None:
     is_flag=True,
     help="Also what was rolled back (PostgreSQL; a SQLite WAL has no trace of it).",
 )
+@click.option(
+    "--plot",
+    "as_plot",
+    is_flag=True,
+    help="Draw rows inserted, updated and deleted over time, and mark what stands out.",
+)
 @source_options
 @json_option
 def log(
@@ -74,6 +84,7 @@ def log(
     archive: str | None,
     *,
     with_aborted: bool,
+    as_plot: bool,
     as_json: bool,
 ) -> None:
     """Show the transactions that touched the tables, newest last.
@@ -82,6 +93,11 @@ def log(
     commit changed; on PostgreSQL as the statements reported them, from the index of the WAL. Works
     from the archive alone. On PostgreSQL a TABLE is [database.]schema.table, and * and ? are wild.
     """
+    if as_plot and as_json:
+        raise UsageError(
+            "--plot is for people, --json for programs",
+            hint="Leave one out; --json has every transaction with its counts.",
+        )
     settings = settings_of(config, source, archive)
     request = LogRequest(tables, since, until, limit, with_aborted=with_aborted)
     found = log_transactions(settings, request)
@@ -89,6 +105,9 @@ def log(
         emit_json({"transactions": [transaction_json(item) for item in found]})
     elif not found:
         note("no transaction in the archive touched that")
+    elif as_plot:
+        slices = slices_of(found, count_max=_PLOT_COLUMNS)
+        emit(activity_text(activity_of(found, slices), slices))
     else:
         rows = [row for item in found for row in _log_rows(item)]
         emit(table_text(_log_headers(), rows))
@@ -166,7 +185,7 @@ def when(
     settings = settings_of(config, source, archive)
     where = gone if gone is not None else changed
     assert where is not None
-    found = find_row(settings, table, where, gone=gone is not None)
+    found = find_row(settings, table, where, gone=gone is not None, on_progress=note)
     if as_json:
         _emit_when_json(found)
     else:

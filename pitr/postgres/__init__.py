@@ -2,6 +2,6 @@
 
 docs/ARCHITECTURE.md says what is in which room. Import order inside the package:
     wal → wal_store → base, index → selection → target, replay → live → tables, catalog
-    → backup, capture, log, diff, guard, prune; diff → merge; statement → replay
+    → backup, capture, log, diff, guard, prune; diff → merge; log → rows; statement → replay
     prune, capture → verification
 """

@@ -179,6 +179,8 @@ def test_pruned_archive_recovers_the_same_rows(site: Site) -> None:
     status = succeed(site.folder, "status", "--json").json
     assert len(status["bases"]) == 2
     assert status["gaps"] == []
+    verified = pitr(site.folder, "verify", "--json")
+    assert verified.json["ok"], verified.out
     for name in ("first", "third"):
         assert site.rows_at(f"name:{name}") == site.rows[name]
     middle = Lsn(Lsn.parse(read_mark(site.store, "first").position[4:]).value + (3 << 20))

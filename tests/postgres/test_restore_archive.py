@@ -2,82 +2,28 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from pitr.archive.local import LocalStore
-from pitr.postgres.index.upkeep import complete_index
 from pitr.postgres.wal_store.archive import WalArchive
 from pitr.vocabulary.position import Lsn
 from tests.cli.commands import pitr, succeed, told
-from tests.postgres.backups import take
 from tests.postgres.fixtures import ServerMaker
-from tests.postgres.replay_world import world_folder
-from tools.postgres_servers import Server
-
-TABLE = "CREATE TABLE orders (id int PRIMARY KEY, item text)"
-ROWS = "INSERT INTO orders SELECT i, 'item ' || i FROM generate_series(1, 200) AS i"
-
-
-@dataclass(frozen=True, slots=True)
-class Site:
-    """A server, and a folder with pitr.toml, archive and a place for sidecars."""
-
-    server: Server
-    folder: Path
-
-    def delete(self) -> int:
-        """Delete all orders in one transaction; return its xid."""
-        with self.server.connect() as connection:
-            connection.execute("BEGIN")
-            xid = connection.execute("SELECT txid_current()").fetchone()
-            connection.execute("DELETE FROM orders")
-            connection.execute("COMMIT")
-        assert xid is not None
-        return int(xid[0])
-
-    def back_up(self) -> None:
-        """Take a base backup into the archive."""
-        take(self.server, LocalStore(self.folder / "archive"))
-
-    def complete_index(self) -> None:
-        """Make the index objects of all whole segments."""
-        store = LocalStore(self.folder / "archive")
-        complete_index(store, WalArchive(store))
-
-    def restored(self, target: str) -> dict[str, object]:
-        """Restore the orders; return the document."""
-        found: dict[str, object] = succeed(
-            self.folder, "restore", "-t", "orders", "--at", target, "--json"
-        ).json
-        return found
+from tests.postgres.site import ROWS, Site, new_site
 
 
 @pytest.fixture
 def site(make_server: ServerMaker, tmp_path: Path) -> Iterator[Site]:
     """Make a source with a base backup in its archive."""
     server = make_server(settings={"wal_keep_size": "1GB"}, segment_megabytes=1)
-    server.query(TABLE)
-    # Without autovacuum: what it writes to the catalogs is needed, and comes by chance.
-    server.query(
-        "CREATE TABLE noise WITH (autovacuum_enabled = false)"
-        " AS SELECT i, 'n' AS t FROM generate_series(1, 4000) AS i"
-    )
-    with world_folder() as sidecars:
-        os.environ["PITR_SIDECAR_FOLDER"] = str(sidecars)
-        os.environ["PITR_STATE"] = str(tmp_path / "state")
-        succeed(tmp_path, "init", server.url(), "--archive", "archive")
-        made = Site(server, tmp_path)
-        made.back_up()
+    with new_site(server, tmp_path) as made:
         yield made
-        del os.environ["PITR_SIDECAR_FOLDER"], os.environ["PITR_STATE"]
 
 
 def test_table_comes_back_from_the_archive_alone(site: Site) -> None:

@@ -12,14 +12,15 @@ from pitr.config import Settings
 from pitr.operations.guard_run import BY_WINDOW, BY_XID, Watch, WatchedCommand
 from pitr.operations.history import LogRequest
 from pitr.operations.opening import open_archive_store
+from pitr.operations.postgres.bases import nearest_base
 from pitr.operations.postgres.history import log_transactions
 from pitr.operations.postgres.reading import open_reading
-from pitr.operations.postgres.restore import nearest_base
 from pitr.postgres.base.archive import BaseArchive
 from pitr.postgres.catalog.catalog_reader import CatalogReader
 from pitr.postgres.index.ends import TransactionEnd
 from pitr.postgres.live.connection import Connection, connect
 from pitr.postgres.log.stamp import OPTION, stamped_ends, why_unusable
+from pitr.postgres.replay.replay import StopPoint
 from pitr.postgres.tables.columns import TableColumns, dropped_columns, dropping_xids, read_columns
 from pitr.vocabulary.position import Lsn
 
@@ -43,7 +44,9 @@ def watch_command(settings: Settings, *, by_window: bool) -> Watch:
 def require_recoverable(settings: Settings, target: str) -> None:
     """Raise ArchiveLacks when the archive has no base that leads to a target."""
     reading = open_reading(settings)
-    nearest_base(reading, BaseArchive(reading.store), reading.resolve(target))
+    found = reading.resolve(target)
+    stop = StopPoint(found.timeline, found.stop)
+    nearest_base(reading, BaseArchive(reading.store), stop)
 
 
 def _connect(settings: Settings, database: str | None = None) -> Connection:

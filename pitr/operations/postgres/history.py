@@ -21,7 +21,7 @@ def log_transactions(settings: Settings, request: LogRequest) -> list[Transactio
     if request.until is not None:
         end = reading.resolve(request.until).stop
     found: list[Transaction] = []
-    for stretch in reversed(_stretches(reading, begin, end)):
+    for stretch in reversed(log_stretches(reading, begin, end)):
         left = None if request.limit is None else request.limit - len(found)
         if left is not None and left <= 0:
             break
@@ -37,15 +37,20 @@ def log_transactions(settings: Settings, request: LogRequest) -> list[Transactio
     return found
 
 
-def _stretches(reading: Reading, begin: Lsn, end: Lsn) -> list[LogStretch]:
+def log_stretches(
+    reading: Reading, begin: Lsn | None = None, end: Lsn | None = None
+) -> list[LogStretch]:
+    """Return the stretches of WAL without a gap, oldest first; cut to begin and end if given."""
+    least = Lsn(0) if begin is None else begin
+    limit = reading.stretches[-1].end if end is None else end
     return [
         LogStretch(
             timeline=stretch.timeline,
             first=stretch.begin,
-            begin=max(begin, stretch.begin),
-            end=min(end, stretch.end),
+            begin=max(least, stretch.begin),
+            end=min(limit, stretch.end),
             last=stretch.end,
         )
         for stretch in reading.stretches
-        if max(begin, stretch.begin) < min(end, stretch.end)
+        if max(least, stretch.begin) < min(limit, stretch.end)
     ]

@@ -7,15 +7,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from pitr.config import Settings
-from pitr.errors import ArchiveGap, OutsideWindow, UsageError
+from pitr.errors import ArchiveGap, UsageError
 from pitr.operations.clock import now_us
 from pitr.operations.postgres.absence import absence_explained
+from pitr.operations.postgres.bases import nearest_base
 from pitr.operations.postgres.counting import counted, uncounted
-from pitr.operations.postgres.reading import Reading, open_reading
+from pitr.operations.postgres.reading import open_reading
 from pitr.operations.postgres.sidecar import keep_server, new_sidecar
 from pitr.operations.restore import RestoreOutcome, RestoreRequest
 from pitr.postgres.base.archive import BaseArchive
-from pitr.postgres.base.contents import BaseInfo
 from pitr.postgres.base.folder import BaseFolder
 from pitr.postgres.diff.chosen_columns import choose_columns
 from pitr.postgres.index.wal_index import WalIndex
@@ -43,13 +43,11 @@ from pitr.postgres.selection.by_wal import WalWindow
 from pitr.postgres.tables.choosing import choose_rows
 from pitr.postgres.tables.name import TableName
 from pitr.postgres.tables.reading import read_table
-from pitr.postgres.target.by_index import ResolvedLsn
 from pitr.postgres.target.by_wal import FoundTarget, WalTargets
 from pitr.postgres.wal_store.folder import WalFolder
 from pitr.recovery.folder import RecoveredTable, Recovery, new_recovery
 from pitr.source_text import POSTGRES
 from pitr.target_text import parse_target
-from pitr.vocabulary.position import Lsn
 from pitr.vocabulary.target import ResolvedTarget
 
 # Where names are looked up when neither the command nor the source says.
@@ -237,33 +235,11 @@ def find_way(settings: Settings, request: RestoreRequest, now: int) -> Way:
     reading = open_reading(settings)
     resolved = reading.resolve(request.target)
     bases = BaseArchive(reading.store)
-    base = bases.open(nearest_base(reading, bases, resolved).id)
     stop = StopPoint(resolved.timeline, resolved.stop)
+    base = bases.open(nearest_base(reading, bases, stop).id)
     source = open_source(base, reading.wal)
     archive = settings.needed_archive()
     return Way(source, reading.index, stop, resolved.target, reading.database, archive)
-
-
-def nearest_base(reading: Reading, bases: BaseArchive, resolved: ResolvedLsn) -> BaseInfo:
-    """Return the newest base from which the WAL leads to a position without a gap.
-
-    Raises OutsideWindow naming the bases that there are. A damaged manifest is passed over.
-    """
-    switches = {entry.timeline: entry.switch for entry in reading.wal.history(resolved.timeline)}
-    switches[resolved.timeline] = resolved.stop
-    ranges = reading.wal.ranges(resolved.timeline)
-    known = bases.bases(lambda _: None)
-    for info in sorted(known, key=lambda info: info.start, reverse=True):
-        end = info.end or info.start
-        is_before = end <= min(resolved.stop, switches.get(info.timeline, Lsn(0)))
-        if is_before and any(low <= info.start and resolved.stop <= high for low, high in ranges):
-            return info
-    there = ", ".join(f"{info.id} (usable from {info.end})" for info in known)
-    raise OutsideWindow(
-        "no base backup leads to the target",
-        detail=f"The target is {resolved.stop}. The archive has {there or 'no base backup'}.",
-        hint="Choose a later target; 'pitr backup' takes a base for those to come.",
-    )
 
 
 def _resolve(source: ReplaySource, text: str, now: int) -> tuple[FoundTarget, StopPoint]:

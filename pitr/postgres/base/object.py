@@ -44,6 +44,8 @@ _PLACES, _DIGESTS = 1_000_000, 2_000_000
 _BLOCK_CHUNKS = 4096
 
 _FILE = struct.Struct("<QqIHH")
+# Made here, in one thread: pitr/archive/document.py says why.
+_BASE_INFO = msgspec.json.Decoder(BaseInfo)
 _IS_FOLDER = 1
 
 
@@ -191,7 +193,7 @@ class BaseManifest:
     def _read_info(self) -> BaseInfo:
         key = self._reader.key
         try:
-            info = msgspec.json.decode(self._reader.section(_HEAD), type=BaseInfo)
+            info = _BASE_INFO.decode(self._reader.section(_HEAD))
             _ = info.start, info.end
         except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
             raise CorruptObject(key, f"Its head does not decode: {error}.") from None

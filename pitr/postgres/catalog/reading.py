@@ -76,6 +76,10 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     superuser: str | None = None
 
 
+# Made here, in one thread: pitr/archive/document.py says why.
+_READING = msgspec.json.Decoder(Reading)
+
+
 @dataclass(frozen=True, slots=True)
 class ReadingObject:
     """One stored reading by its name."""
@@ -118,6 +122,6 @@ def decode_reading(key: str, data: bytes) -> Reading:
             hint="Install the newest version of pitr.",
         )
     try:
-        return msgspec.json.decode(reader.section(_DOCUMENT), type=Reading)
+        return _READING.decode(reader.section(_DOCUMENT))
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise CorruptObject(key, f"Its document does not decode: {error}.") from None

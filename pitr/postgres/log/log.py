@@ -49,12 +49,30 @@ def transactions(
     `abort`. Rows of TOAST tables are not counted. Raises TableUnknown, UsageError, ArchiveGap,
     CorruptObject, CorruptWal.
     """
-    patterns = [TablePattern.parse(text) for text in tables]
+    known = tables_of(index, catalog, stretch, tables, default_database=default_database)
+    found: list[Transaction] = []
+    for collected, changes in _walk(index, known, stretch, with_aborted=with_aborted):
+        found.append(_transaction(collected, changes))
+        if limit is not None and len(found) >= limit:
+            break
+    found.reverse()
+    return found
+
+
+def tables_of(
+    index: WalIndex,
+    catalog: CatalogMap,
+    stretch: LogStretch,
+    tables: Sequence[str],
+    *,
+    default_database: str | None,
+) -> Tables:
+    """Return the tables that patterns name in a stretch, and their files. Raises as above."""
     begin, end = stretch.begin.value, stretch.end.value
     around = catalog.readings_around(begin, end)
-    known = Tables(
+    return Tables(
         catalog,
-        patterns,
+        [TablePattern.parse(text) for text in tables],
         default=default_database,
         begin=begin,
         end=end,
@@ -68,13 +86,6 @@ def transactions(
             table_of,
         ),
     )
-    found: list[Transaction] = []
-    for collected, changes in _walk(index, known, stretch, with_aborted=with_aborted):
-        found.append(_transaction(collected, changes))
-        if limit is not None and len(found) >= limit:
-            break
-    found.reverse()
-    return found
 
 
 def _walk(

@@ -85,6 +85,10 @@ class Tables:
             self._known[file] = (key, found.relation.kind) if found and key else None
         return self._known[file]
 
+    def named(self) -> list[TableKey]:
+        """Return the tables that patterns name, without the partitions that come with them."""
+        return sorted(key for key, shown in (self._shown or {}).items() if key == shown)
+
     def shown_as(self, key: TableKey) -> TableKey | None:
         """Return the table whose line a table's rows go into; None when it is not asked for.
 

@@ -12,8 +12,7 @@ from collections.abc import Iterable, Iterator
 from pitr.postgres.index.rows import RowKind, Rows
 from pitr.postgres.index.wal_index import WalIndex
 from pitr.postgres.selection.by_wal import WalWindow, last_boundary, selector_of
-from pitr.postgres.wal.page import content_of
-from pitr.postgres.wal.record import HEADER_BYTES, RelationFile
+from pitr.postgres.wal.record import RelationFile
 from pitr.postgres.wal.select import RecordSelector, Selection
 from pitr.postgres.wal.transaction import OPERATION_MASK, PREPARE
 from pitr.postgres.wal.versions import RM_XACT
@@ -59,7 +58,7 @@ def select_by_index(
             lsn, length, _, manager, info, xid = _row(rows, match.start())
             if selector.is_state(manager) or (
                 selector.is_readable(manager, info)
-                and selector.is_kept(lsn, manager, _record(window, lsn, length))
+                and selector.is_kept(lsn, manager, window.record(lsn, length))
             ):
                 chosen[lsn] = (length, xid)
     files = dict.fromkeys(_files(wanted, selector.selection, paths))
@@ -92,7 +91,7 @@ def _wanted_ends(
         lsn, length = rows["lsn"][match.start()], rows["length"][match.start()]
         # Which sub-transactions it prepares is only in the record.
         if managers[match.start()] == RM_XACT and selector.ends_wanted(
-            lsn, _record(window, lsn, length)
+            lsn, window.record(lsn, length)
         ):
             yield lsn, length
 
@@ -123,10 +122,3 @@ def _files(
         tablespace = int(match["tablespace"] or DEFAULT_TABLESPACE)
         if wanted.has_file(tablespace, of, number):
             yield RelationFile(tablespace, of, number)
-
-
-def _record(window: WalWindow, lsn: int, length: int) -> bytes:
-    """Read one whole record."""
-    geometry = window.geometry
-    end = geometry.end(geometry.position(lsn) + max(length, HEADER_BYTES))
-    return content_of(window.read(lsn, end), lsn, lsn, length, geometry.segment_bytes)

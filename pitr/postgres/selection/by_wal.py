@@ -9,7 +9,8 @@ from pitr.errors import ArchiveLacks, CorruptWal
 from pitr.postgres.wal.distill import Distillation, TimelineSpan, WalLayout
 from pitr.postgres.wal.end import LogEnd
 from pitr.postgres.wal.geometry import WalGeometry
-from pitr.postgres.wal.page import PAGE_BYTES
+from pitr.postgres.wal.page import PAGE_BYTES, content_of
+from pitr.postgres.wal.record import HEADER_BYTES
 from pitr.postgres.wal.scan import Scan, ScanState, scan
 from pitr.postgres.wal.select import RecordSelector, Selection, record_boundary
 from pitr.postgres.wal.versions import version_of_major
@@ -50,6 +51,12 @@ class WalWindow:
     def read(self, begin: int, end: int) -> bytes:
         """Return bytes of the WAL. Raises ArchiveGap, CorruptWal."""
         return self.wal.read(self.timeline, Lsn(begin), Lsn(end))
+
+    def record(self, lsn: int, length: int) -> bytes:
+        """Return one whole record without page headers. Raises ArchiveGap, CorruptWal."""
+        geometry = self.geometry
+        end = geometry.end(geometry.position(lsn) + max(length, HEADER_BYTES))
+        return content_of(self.read(lsn, end), lsn, lsn, length, geometry.segment_bytes)
 
 
 def selector_of(window: WalWindow, wanted: WantedFiles) -> RecordSelector:

@@ -73,6 +73,10 @@ class WalHead(msgspec.Struct, frozen=True, kw_only=True):
         return Lsn(self.segment * self.segment_bytes + self.end)
 
 
+# Made here, in one thread: pitr/archive/document.py says why.
+_WAL_HEAD = msgspec.json.Decoder(WalHead)
+
+
 @dataclass(frozen=True, slots=True)
 class WalBlock:
     """Up to BLOCK_BYTES of WAL, compressed: its zstd frame and the XXH3-64 of its raw bytes."""
@@ -143,7 +147,7 @@ class WalObject:
         self.key = reader.key
         self._reader = reader
         try:
-            self.head = msgspec.json.decode(reader.section(_HEAD), type=WalHead)
+            self.head = _WAL_HEAD.decode(reader.section(_HEAD))
             is_named = self.head.key == reader.key
         except (msgspec.DecodeError, ValueError) as error:
             raise CorruptObject(reader.key, f"Its head does not decode: {error}.") from None

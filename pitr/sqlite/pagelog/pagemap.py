@@ -33,6 +33,10 @@ class _Head(msgspec.Struct, forbid_unknown_fields=True):
     block_pages: int
 
 
+# Made here, in one thread: pitr/archive/document.py says why.
+_HEAD_DECODER = msgspec.json.Decoder(_Head)
+
+
 class CurrentPages:
     """The newest state, page by page: the commit that wrote it last and the digest of its image.
 
@@ -125,7 +129,7 @@ class PageMap:
         self._reader = reader
         self.key = reader.key
         try:
-            head = msgspec.json.decode(reader.section(_HEAD), type=_Head)
+            head = _HEAD_DECODER.decode(reader.section(_HEAD))
             self.chain = bytes.fromhex(head.chain)
         except (msgspec.DecodeError, ValueError) as error:
             raise CorruptObject(reader.key, f"Its head cannot be read: {error}.") from None

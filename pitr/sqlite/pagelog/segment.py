@@ -117,6 +117,10 @@ class _Head(msgspec.Struct, forbid_unknown_fields=True):
     note: Note
 
 
+# Made here, in one thread: pitr/archive/document.py says why.
+_HEAD_DECODER = msgspec.json.Decoder(_Head)
+
+
 def page_digest(image: bytes) -> int:
     """Return the digest by which equal page images are known: XXH3-64 of the raw bytes."""
     return xxhash.xxh3_64_intdigest(image)
@@ -363,7 +367,7 @@ class SegmentIndex:
             raise newer_format(reader.key, reader.version)
         self.key = reader.key
         try:
-            head = msgspec.json.decode(reader.section(_HEAD), type=_Head)
+            head = _HEAD_DECODER.decode(reader.section(_HEAD))
             self.chain_before = bytes.fromhex(head.chain_before)
             self.chain_after = bytes.fromhex(head.chain_after)
         except (msgspec.DecodeError, ValueError) as error:
