@@ -1,4 +1,4 @@
-"""Run the benchmarks: `python -m bench [NAME…] [--size 20MB|200MB|2GB] [--page FILE]`.
+"""Run the benchmarks: `python -m bench [NAME…] [--size 20MB|200MB|1GB|2GB|4GB|16GB] [--page FILE]`.
 
 Tables go to stdout. Each result also replaces the one of its name and size in `.cache/bench`, and
 `--page` writes all results that lie there as one document.

@@ -1,84 +1,116 @@
 """Surgical replay: one table back, while the cluster and its WAL grow around it.
 
 The same table of orders with the same changes each time; pgbench's tables and their WAL are what
-grows. Beside it PostgreSQL's own full recovery from the same base and WAL, to the same LSN, in two
-numbers: copying the base and replaying. Both read plain files; pitr also with an index of the WAL.
+grows. Three ways to the same LSN, each from its own archive of the same life: `pitr restore`,
+PostgreSQL's full recovery from a copy of a plain base backup, and pgBackRest where it is installed.
+Processor time is that of all processes of a way; other work on the machine does not lengthen it.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
 
-from bench.report import Aim, Bar, Result, Table, bytes_text, seconds_text
-from bench.world import Size, folder_bytes, say
+from bench.report import Aim, Bar, Result, Table, bytes_text, seconds_text, times
+from bench.world import Size, folder_bytes, pitr, say
+from pitr.archive.archive import open_archive
 from pitr.archive.local import LocalStore
-from pitr.postgres.base.folder import BaseFolder
+from pitr.postgres.capture.push import push_file
 from pitr.postgres.index.upkeep import complete_index
-from pitr.postgres.index.wal_index import WalIndex
-from pitr.postgres.replay.replay import Replay, ServerTools, StopPoint, open_source
-from pitr.postgres.replay.server import ServerBinaries, server_account
-from pitr.postgres.wal_store.folder import WalFolder
-from pitr.vocabulary.position import Lsn
+from pitr.postgres.replay.server import server_account
+from pitr.postgres.wal_store.archive import WalArchive
 from tools.postgres_servers import Server
 
 _SCALE_BYTES = 15 << 20
 _STEPS = (1, 4, 16)
-_ORDERS = 40_000
+_ORDERS = 50_000
+_STANZA, _CONFIGURATION = "bench", "pgbackrest.conf"
+_PITR, _FULL, _PEER = "pitr restore", "full recovery by PostgreSQL", "pgBackRest restore"
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """What one way took until the table could be asked."""
+
+    seconds: float
+    cpu_seconds: float
+    bytes_read: int
+    disk_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
 class _Measured:
     cluster_bytes: int
     wal_bytes: int
-    plain_seconds: float
-    indexed_seconds: float
-    bytes_read: int
-    sidecar_bytes: int
-    full_seconds: float
-    full_bytes: int
+    ways: Mapping[str, _Way]
 
 
 def run(size: Size) -> Result:
     """Measure clusters of a sixteenth, a quarter and the whole of the size."""
     found = [_measure(size.bytes * step // _STEPS[-1]) for step in _STEPS]
-    rows = [
-        [
-            bytes_text(one.cluster_bytes),
-            bytes_text(one.wal_bytes),
-            seconds_text(one.full_seconds),
-            seconds_text(one.plain_seconds),
-            seconds_text(one.indexed_seconds),
-            f"{one.full_seconds / one.indexed_seconds:.1f} times",
-            bytes_text(one.bytes_read),
-            bytes_text(one.full_bytes),
-            bytes_text(one.sidecar_bytes),
-        ]
-        for one in found
-    ]
-    columns = ["cluster", "WAL", "full recovery", "pitr, no index", "pitr", "faster"]
-    columns += ["pitr reads", "full recovery on disk", "sidecar on disk"]
-    note = f"{_ORDERS} orders with their changes; seconds until the table can be asked."
-    growth = found[-1].indexed_seconds / found[0].indexed_seconds
-    return Result(
-        [Table("One table back", columns, rows, note)],
-        [Aim("pitr's time, when the cluster grows 16-fold, grows by", growth, 1.2)],
-        [
-            Bar("seconds to the table", f"{name}, {bytes_text(one.cluster_bytes)}", seconds)
-            for one in found
-            for name, seconds in (
-                ("full recovery", one.full_seconds),
-                ("pitr", one.indexed_seconds),
-            )
-        ],
+    columns = ["cluster", "its WAL", "way", "time", "to pitr", "CPU", "to pitr", "read", "on disk"]
+    rows = [_row(one, name, way) for one in found for name, way in one.ways.items()]
+    note = (
+        f"{_ORDERS} orders of 2 KB with their changes; time until the first row can be asked, the "
+        "start of Python included. Everything is in the page cache. CPU: all processes of a way."
     )
+    last, first = found[-1].ways, found[0].ways
+    growth = last[_PITR].cpu_seconds / first[_PITR].cpu_seconds
+    aims = [
+        Aim("one table, cluster 16 times as large: CPU of pitr restore grows by", growth, 1.2),
+        Aim(
+            "one table, cluster 16 times as large: bytes read grow by",
+            last[_PITR].bytes_read / first[_PITR].bytes_read,
+            1.2,
+        ),
+    ]
+    if _PEER in last:
+        faster = last[_PEER].cpu_seconds / last[_PITR].cpu_seconds
+        aims.append(Aim(f"{_PEER} of {size.name} / pitr, CPU", faster, 15, is_maximum=False))
+    figure = "Seconds until one table of 100 MB can be asked"
+    bars = [
+        Bar(figure, f"{name}, cluster of {bytes_text(one.cluster_bytes)}", way.seconds)
+        for one in found
+        for name, way in one.ways.items()
+    ]
+    title = f"One table back, clusters up to {size.name}"
+    return Result([Table(title, columns, rows, note)], aims, bars)
+
+
+def _row(one: _Measured, name: str, way: _Way) -> list[str]:
+    pitr_way = one.ways[_PITR]
+    return [
+        bytes_text(one.cluster_bytes),
+        bytes_text(one.wal_bytes),
+        name,
+        seconds_text(way.seconds),
+        times(way.seconds / pitr_way.seconds),
+        seconds_text(way.cpu_seconds),
+        times(way.cpu_seconds / pitr_way.cpu_seconds),
+        bytes_text(way.bytes_read),
+        bytes_text(way.disk_bytes),
+    ]
+
+
+# --- a life --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Life:
+    """A folder with the archives of one cluster's life; `stop` is an LSN before its DROP TABLE."""
+
+    folder: Path
+    stop: str
+    has_peer: bool
 
 
 @contextmanager
@@ -86,107 +118,176 @@ def _folder() -> Iterator[Path]:
     """Yield a folder that the servers' user can walk to."""
     folder = Path(tempfile.mkdtemp(prefix="pitr-bench-", dir="/var/tmp"))
     folder.chmod(0o711)
+    for name in ("wal", "base", "repository", "sidecars", "full", "peer"):
+        (folder / name).mkdir(mode=0o711)
+        server_account("postgres").own(folder / name)
+    for name in ("base", "peer"):
+        (folder / name).chmod(0o700)
     try:
         yield folder
     finally:
         shutil.rmtree(folder)
 
 
-def _measure(noise_bytes: int) -> _Measured:
-    account = server_account("postgres")
+def _measure(bytes_besides: int) -> _Measured:
     with _folder() as folder:
-        for name in ("wal", "base", "work"):
-            (folder / name).mkdir(mode=0o711)
-            account.own(folder / name)
-        (folder / "base").chmod(0o700)
-        stop, programs = _record(folder, noise_bytes)
-        tools = ServerTools(ServerBinaries(programs, 15), account)
-        plain, sidecar_bytes, _ = _surgical(folder, stop, tools, "plain", None)
-        wal = WalFolder(folder / "wal")
-        store = LocalStore(folder / "index")
-        store.make()
-        complete_index(store, wal)
-        indexed, _, bytes_read = _surgical(folder, stop, tools, "indexed", WalIndex(store, wal))
-        full, full_bytes = _full(folder, stop)
-        return _Measured(
-            folder_bytes(folder / "base"),
-            folder_bytes(folder / "wal"),
-            plain,
-            indexed,
-            bytes_read,
-            sidecar_bytes,
-            full,
-            full_bytes,
-        )
+        life = _record(folder, bytes_besides)
+        _push(life)
+        ways = {_PITR: _timed(lambda: _surgical(life)), _FULL: _timed(lambda: _full(life))}
+        if life.has_peer:
+            ways[_PEER] = _timed(lambda: _peer(life))
+        for name, way in ways.items():
+            say(f"{name}: {seconds_text(way.seconds)}, CPU {seconds_text(way.cpu_seconds)}")
+        return _Measured(folder_bytes(folder / "base"), folder_bytes(folder / "wal"), ways)
 
 
-def _record(folder: Path, noise_bytes: int) -> tuple[Lsn, Path]:
-    say(f"a cluster with {bytes_text(noise_bytes)} besides")
-    settings: dict[str, str | int | bool] = {
-        "archive_mode": True,
-        "archive_command": f"cp %p {folder / 'wal'}/%f",
-        "max_wal_size": "20GB",
-        "autovacuum": False,
-    }
-    with Server(15, settings=settings) as server:
-        scale = max(1, noise_bytes // _SCALE_BYTES)
-        server.run("pgbench", "-i", "-q", "-s", str(scale))
+def _timed(work: Callable[[], tuple[int, int]]) -> _Way:
+    before, began = os.times(), time.monotonic()
+    read, disk = work()
+    seconds, after = time.monotonic() - began, os.times()
+    return _Way(seconds, sum(after[:4]) - sum(before[:4]), read, disk)
+
+
+def _record(folder: Path, bytes_besides: int) -> _Life:
+    say(f"a cluster with {bytes_text(bytes_besides)} besides")
+    has_peer = shutil.which("pgbackrest") is not None
+    archive = f"cp %p {folder / 'wal'}/%f"
+    with Server(15, place=folder, settings={"archive_mode": True, **_SETTINGS}) as server:
+        if has_peer:
+            _configure_peer(folder, server)
+            _run_peer(folder, "stanza-create")
+            archive += f" && {' '.join(_pgbackrest(folder, 'archive-push'))} %p"
+        server.configure({"archive_command": archive})
+        server.reload()
+        scale = max(1, bytes_besides // _SCALE_BYTES)
+        server.run("pgbench", "-i", "-q", "-I", "dtgp", "-s", str(scale))
         text = "repeat(md5(random()::text), 60)"
-        rows = f"generate_series(1, {_ORDERS})"
-        server.query(f"CREATE TABLE orders AS SELECT i AS id, {text} AS note FROM {rows} AS i")
+        server.query(
+            f"CREATE TABLE orders AS SELECT i AS id, {text} AS note FROM generate_series(1, "
+            f"{_ORDERS}) AS i"
+        )
         server.query("ALTER TABLE orders ADD PRIMARY KEY (id)")
-        base = ["-D", str(folder / "base"), "-c", "fast", "-X", "none", "--no-sync"]
-        server.run("pg_basebackup", *base)
+        _back_up(folder, server, has_peer=has_peer)
         server.query(f"UPDATE orders SET note = {text} WHERE id % 20 = 0")
-        server.run("pgbench", "-n", "-t", str(scale * 1500), "-c", "2")
-        server.query("UPDATE pgbench_accounts SET abalance = abalance + 1")
-        stop = Lsn.parse(server.value("SELECT pg_current_wal_insert_lsn()::text"))
+        server.run("pgbench", "-n", "-t", str(scale * 200), "-c", "2")
+        server.query("UPDATE pgbench_accounts SET abalance = abalance + 1 WHERE aid % 30 = 0")
+        stop = str(server.value("SELECT pg_current_wal_insert_lsn()::text"))
         server.query("DROP TABLE orders")
         server.query("SELECT pg_switch_wal()")
         server.query("CHECKPOINT")
         waiting = "SELECT count(*) FROM pg_ls_archive_statusdir() WHERE name LIKE '%.ready'"
         while server.value(waiting):
             time.sleep(0.1)
-        return stop, server.bin
+    return _Life(folder, stop, has_peer)
 
 
-def _surgical(
-    folder: Path, stop: Lsn, tools: ServerTools, name: str, index: WalIndex | None
-) -> tuple[float, int, int]:
-    say(f"surgical replay, {name}")
-    work = folder / "work" / name
-    work.mkdir(mode=0o711)
-    began = time.monotonic()
-    source = open_source(BaseFolder(folder / "base"), WalFolder(folder / "wal"))
-    replay = Replay(source, StopPoint(1, stop), tools, work, index)
-    found = replay.recover(replay.find_tables("postgres", ["orders"]), work / "sidecar")
-    seconds = time.monotonic() - began
-    assert list(found.rows.values()) == [_ORDERS]
-    read = source.bytes_read + (index.bytes_read if index else 0)
-    return seconds, folder_bytes(work), read
+_SETTINGS: dict[str, str | int | bool] = {
+    "max_wal_size": "20GB",
+    "autovacuum": False,
+    "max_wal_senders": 4,
+    "shared_buffers": "128MB",
+}
 
 
-def _full(folder: Path, stop: Lsn) -> tuple[float, int]:
-    say("full recovery")
-    began = time.monotonic()
-    copy = folder / "full"
-    shutil.copytree(folder / "base", copy, symlinks=True)
+def _back_up(folder: Path, server: Server, *, has_peer: bool) -> None:
+    """Take a base backup each way, one after the other."""
+    say("base backups")
+    base = ["-D", str(folder / "base"), "-c", "fast", "-X", "none", "--no-sync"]
+    server.run("pg_basebackup", *base)
+    pitr(folder, "init", server.url(), "--archive", "archive")
+    pitr(folder, "backup", "--checkpoint", "fast")
+    if has_peer:
+        _run_peer(folder, "backup")
+
+
+def _push(life: _Life) -> None:
+    """Bring the WAL into the archive of pitr, as a capture would have."""
+    say("archiving the WAL")
+    store = LocalStore(life.folder / "archive")
+    for path in sorted((life.folder / "wal").iterdir()):
+        push_file(store, open_archive(store), path)
+    complete_index(store, WalArchive(store))
+
+
+# --- the ways back -------------------------------------------------------------------------------
+
+
+def _surgical(life: _Life) -> tuple[int, int]:
+    say(_PITR)
+    sidecars = life.folder / "sidecars"
+    os.environ["PITR_SIDECAR_FOLDER"] = str(sidecars)
+    words = ("-t", "orders", "--at", f"lsn:{life.stop}", "--no-compare")
+    _, found = pitr(life.folder, "restore", *words)
+    assert found["tables"][0]["rows"] == _ORDERS, found
+    return found["bytes_read"], folder_bytes(sidecars)
+
+
+def _full(life: _Life) -> tuple[int, int]:
+    say(_FULL)
+    copy = life.folder / "full" / "data"
+    shutil.copytree(life.folder / "base", copy, symlinks=True)
     (copy / "recovery.signal").touch()
-    settings: dict[str, str | int | bool] = {
-        "restore_command": f"cp {folder / 'wal'}/%f %p",
-        "recovery_target_lsn": str(stop),
+    read = folder_bytes(life.folder / "base") + folder_bytes(life.folder / "wal")
+    return read, _recover(life, copy, lambda _: f"cp {life.folder / 'wal'}/%f %p")
+
+
+def _peer(life: _Life) -> tuple[int, int]:
+    say(_PEER)
+    place = life.folder / "peer"
+    _run_peer(life.folder, "restore", f"--pg1-path={place}")
+
+    def command(data: Path) -> str:
+        return " ".join(_pgbackrest(life.folder, f"--pg1-path={data}", "archive-get", "%f", "%p"))
+
+    return folder_bytes(life.folder / "repository"), _recover(life, place, command)
+
+
+def _recover(life: _Life, data: Path, restore_command: Callable[[Path], str]) -> int:
+    """Let PostgreSQL recover all of a data directory to the stop; return its size then.
+
+    The command gets the place to which the directory is moved.
+    """
+    target: dict[str, str | int | bool] = {
+        "recovery_target_lsn": life.stop,
         "recovery_target_inclusive": False,
         "recovery_target_action": "promote",
         "hot_standby": False,
         "archive_mode": False,
+        "archive_command": "",
         "autovacuum": False,
     }
-    with Server(15, data=copy, settings=settings) as server:
+    server = Server(15, place=life.folder, data=data, settings=target)
+    (server.data / "postgresql.auto.conf").write_text(
+        f"restore_command = '{restore_command(server.data)}'\n"
+    )
+    with server:
         while True:
             try:
                 assert server.value("SELECT count(*) FROM orders") == _ORDERS
-                break
             except psycopg.OperationalError:
                 assert server.running, server.log_text()[-2000:]
                 time.sleep(0.02)
-        return time.monotonic() - began, folder_bytes(server.data)
+            else:
+                return folder_bytes(server.data)
+
+
+def _configure_peer(folder: Path, server: Server) -> None:
+    """Write pgBackRest's configuration, its compression the fastest that it has."""
+    lines = [
+        "[global]", f"repo1-path={folder / 'repository'}", f"log-path={folder / 'repository'}",
+        f"lock-path={folder / 'repository' / 'lock'}", "compress-type=lz4", "process-max=2",
+        "start-fast=y", "log-level-console=warn", f"[{_STANZA}]", f"pg1-path={server.data}",
+        f"pg1-socket-path={server.folder}", f"pg1-port={server.port}", "",
+    ]  # fmt: skip
+    (folder / _CONFIGURATION).write_text("\n".join(lines))
+
+
+def _pgbackrest(folder: Path, *words: str) -> list[str]:
+    """Return a command of pgBackRest, to be run by the servers' user."""
+    return ["pgbackrest", f"--config={folder / _CONFIGURATION}", f"--stanza={_STANZA}", *words]
+
+
+def _run_peer(folder: Path, *words: str) -> None:
+    account = server_account("postgres")
+    drop = ["runuser", "-u", account.name, "--"] if os.geteuid() == 0 else []
+    subprocess.run([*drop, *_pgbackrest(folder, *words)], check=True, cwd="/")

@@ -25,7 +25,14 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".cache" / "bench"
-SIZES = {"20MB": 20 << 20, "200MB": 200 << 20, "2GB": 2 << 30}
+SIZES = {
+    "20MB": 20 << 20,
+    "200MB": 200 << 20,
+    "1GB": 1 << 30,
+    "2GB": 2 << 30,
+    "4GB": 4 << 30,
+    "16GB": 16 << 30,
+}
 
 _ORDERS_BYTES_MAX = 100 << 20
 _ORDER_BYTES = 103  # of the file, measured

@@ -96,6 +96,14 @@ def make_folder(path: Path) -> None:
     _sync(path.parent)
 
 
+def move_scratch(path: Path, target: Path) -> None:
+    """Give a file or folder a free name in the same file system. Not durable.
+
+    For what is made anew after a power loss, such as a recovery that has not ended.
+    """
+    path.rename(target)
+
+
 def remove(path: Path) -> None:
     """Remove a file; one that is not there is no error. Raises OSError.
 

@@ -83,15 +83,18 @@ class Server:
         segment_megabytes: int = 16,
         initdb: tuple[str, ...] = (),
         data: Path | None = None,
+        place: Path | None = None,
     ) -> None:
         """Make a data directory, or take over the one at `data` (which is moved into the folder).
+
+        The folder is made in `place`, or else where scratch files are.
 
         `settings` are written to postgresql.conf after the ones of this module, `initdb` are
         further arguments for it. Raises Unavailable when there is no such version to be had.
         """
         self.major = major
         self.bin = programs(major)
-        self.folder = Path(tempfile.mkdtemp(prefix="pitr-pg-", dir=scratch_place()))
+        self.folder = Path(tempfile.mkdtemp(prefix="pitr-pg-", dir=place or scratch_place()))
         self.data = self.folder / "data"
         self.log = self.folder / "log"
         self.port = PORT

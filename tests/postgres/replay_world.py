@@ -217,12 +217,12 @@ def some_tables(server: Server, chance: random.Random) -> list[str]:
     """Return the names of some tables that a recovered server has, or none."""
     found = server.query(
         "SELECT nspname || '.' || relname FROM pg_class JOIN pg_namespace n ON n.oid = relnamespace"
-        " WHERE nspname = 'shop' AND relkind IN ('r', 'p', 'm') AND relpersistence = 'p'"
-        " ORDER BY 1",
+        " WHERE nspname IN ('shop', 'public') AND relkind IN ('r', 'p', 'm')"
+        " AND relpersistence = 'p' ORDER BY 1",
         DATABASE,
     )
     names = [str(name) for (name,) in found]
     chosen = set(chance.sample(names, min(len(names), chance.choice((1, 1, 2, 4)))))
     # Those with every kind of column and index, most of the time.
-    large = {"shop.orders", "shop.bills"} & set(names)
+    large = {"shop.orders", "shop.bills", "shop.extras"} & set(names)
     return sorted(chosen | large if chance.random() < 0.6 else chosen)

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from pitr.postgres.replay.replay import CatalogState
 from pitr.postgres.replay.server import running
+from pitr.vocabulary.position import Lsn
 from tests.postgres.random_workload import DATABASE
 from tests.postgres.replay_world import (
     Recorded,
@@ -107,3 +109,76 @@ def test_replay_stops_between_a_lock_and_its_commit() -> None:
             world = Recorded(folder, 15, server.bin)
 
         assert rows(world, stop, 1) == 10
+
+
+def test_sidecar_never_gives_out_the_xid_of_an_open_transaction() -> None:
+    """What only wrote to catalogs and had not committed stays invisible, whatever is run there.
+
+    Its records are not replayed a second time, and its xid counts as given out all the same.
+    """
+    with world_folder() as folder:
+        with archiving_server(folder, 15, segment_megabytes=1) as server:
+            prepared_server(server)
+            take_base(server, folder)
+            add(server, 1)
+            with server.connect(DATABASE) as connection:
+                connection.execute("BEGIN")
+                connection.execute("CREATE TABLE shop.phantom (i int)")
+                stop = add(server, 11)
+                connection.execute("COMMIT")
+            finish_wal(server)
+            world = Recorded(folder, 15, server.bin)
+        replayed = world.replayed(stop, ["shop.orders"])
+        with running(replayed.server) as sidecar, sidecar.connect(DATABASE) as own:
+            for _ in range(20):
+                own.execute("SELECT txid_current()")
+            seen = "SELECT count(*) FROM pg_class WHERE relname = 'phantom'"
+            assert own.execute(seen).fetchone() == (0,)
+            assert own.execute("SELECT count(*) FROM shop.orders").fetchone() == (20,)
+
+
+def test_catalogs_that_were_written_after_the_stop_are_recovered_again(
+    promoted: tuple[Recorded, list[int]],
+) -> None:
+    """A page of pass 1 with a later LSN is found out; pass 2 then takes all from the base."""
+    world, stops = promoted
+    replay = world.replay(stops[3], 2)
+    found = replay.find_tables(DATABASE, TABLES)
+    [catalogs] = world.folder.glob("recovery-*/catalogs/data/base/*/1259")
+    with catalogs.open("r+b") as file:
+        file.write((0x7F).to_bytes(4, "little"))
+    replayed = replay.recover(found, world.new_folder() / "sidecar")
+
+    assert sum(replayed.rows.values()) == 40
+    assert not list(world.folder.glob("recovery-*/catalogs"))
+
+
+def test_catalogs_are_the_same_until_somebody_writes_to_them() -> None:
+    """Rows change nothing there; a command does, and so does the commit of one begun before."""
+    with world_folder() as folder:
+        with archiving_server(
+            folder, 15, checksums=False, settings={"autovacuum": False}
+        ) as server:
+            prepared_server(server)
+            take_base(server, folder)
+            stops = [add(server, 1), add(server, 11)]
+            with server.connect(DATABASE) as connection:
+                connection.execute("BEGIN")
+                connection.execute("ALTER TABLE shop.bills ADD COLUMN later int")
+                stops += [add(server, 21), add(server, 31)]
+                connection.execute("COMMIT")
+            stops += [add(server, 41), add(server, 51)]
+            finish_wal(server)
+            world = Recorded(folder, 15, server.bin)
+        first = [world.replay(stop).find_tables(DATABASE, TABLES) for stop in (stops[0], stops[3])]
+
+        def same(catalogs: CatalogState, since: int, until: int) -> bool:
+            return world.replay(stops[until]).has_same_catalogs(catalogs, Lsn(stops[since]))
+
+        assert same(first[0], 0, 1)
+        assert not same(first[0], 0, 2)
+        assert same(first[1], 3, 3)
+        assert not same(first[1], 3, 4)
+        late = world.replay(stops[1])
+        replayed = late.recover(first[0], world.new_folder() / "sidecar")
+        assert sum(replayed.rows.values()) == 20

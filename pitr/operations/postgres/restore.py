@@ -116,8 +116,11 @@ def make_recovery(
         after = None
         if later is not None:
             again = Replay(later.source, later.stop, tools, folder, later.index)
+            is_same = later.stop.timeline == way.stop.timeline and again.has_same_catalogs(
+                catalogs, way.stop.lsn
+            )
             names = [table.quoted for table in (*catalogs.tables, *catalogs.kin)]
-            there = again.find_tables(database, names, may_lack=True)
+            there = catalogs if is_same else again.find_tables(database, names, may_lack=True)
             after = again.recover(there, folder / "after")
         if request.load_into is not None:
             with replay.asked(catalogs) as started:

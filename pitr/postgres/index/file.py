@@ -31,6 +31,7 @@ from pitr.postgres.wal.record import RelationFile
 FORMAT = "1"
 _CREATED_BY = "pitr index version 1"
 GROUP_ROWS_MAX = 1 << 17
+_NUMBER_MAX = 1 << 32
 _FILE = ("tablespace", "database", "relation")
 
 # Half-open ranges of block numbers; and the files of a question, with the blocks that matter.
@@ -158,18 +159,58 @@ def files_in(rows: Rows) -> list[RelationFile]:
 
 def rows_of_file(rows: Rows, file: RelationFile) -> Rows:
     """Return the rows of a file of a row group, in the order of LSNs."""
-    databases, relations = rows["database"], rows["relation"]
-    key = (file.database, file.number)
+    return next(FileSet({file: None}).pieces(rows), rows.cut(0, 0))
 
-    def key_of(row: int) -> tuple[int, int]:
-        return databases[row], relations[row]
 
-    numbers = range(len(rows))
-    found = rows.cut(bisect_left(numbers, key, key=key_of), bisect_right(numbers, key, key=key_of))
-    if set(found["tablespace"]) <= {file.tablespace}:
-        return found
-    # Two tablespaces may give the same number to two files of one database.
-    return found.take([i for i, t in enumerate(found["tablespace"]) if t == file.tablespace])
+class FileSet:
+    """The files of a question in the order of the index, so that row groups are asked quickly."""
+
+    def __init__(self, files: WantedFiles) -> None:
+        self._ranges = files
+        self._files = sorted(files, key=lambda file: (file.database, file.number))
+        self._keys = [(file.database, file.number) for file in self._files]
+
+    def is_in(self, group: Group) -> bool:
+        """Return whether rows of one of the files can be in a row group; see `may_hold`."""
+        relation, database = group.chunks["relation"], group.chunks["database"]
+        is_one = database.least == database.greatest
+        low = bisect_left(self._keys, (database.least, relation.least if is_one else 0))
+        high = bisect_right(
+            self._keys, (database.greatest, relation.greatest if is_one else _NUMBER_MAX)
+        )
+        return any(may_hold(group, file, self._ranges[file]) for file in self._files[low:high])
+
+    def pieces(self, rows: Rows) -> Iterator[Rows]:
+        """Yield the rows of each of the files in a row group, in the order of LSNs."""
+        databases, relations = rows["database"], rows["relation"]
+        numbers = range(len(rows))
+
+        def key_of(row: int) -> tuple[int, int]:
+            return databases[row], relations[row]
+
+        at = row = 0
+        while row < len(rows):
+            at = bisect_left(self._keys, key_of(row), at)
+            if at == len(self._keys):
+                return
+            key = self._keys[at]
+            row = bisect_left(numbers, key, row, key=key_of)
+            end = bisect_right(numbers, key, row, key=key_of)
+            while at < len(self._keys) and self._keys[at] == key:
+                if row < end:
+                    yield _of_tablespace(rows.cut(row, end), self._files[at].tablespace)
+                at += 1
+            row = end
+
+
+def _of_tablespace(rows: Rows, tablespace: int) -> Rows:
+    """Return those rows that are of one tablespace.
+
+    Two may give the same number to two files of one database.
+    """
+    if set(rows["tablespace"]) <= {tablespace}:
+        return rows
+    return rows.take([i for i, found in enumerate(rows["tablespace"]) if found == tablespace])
 
 
 def clip(rows: Rows, begin: int, end: int, segment_bytes: int) -> Rows:

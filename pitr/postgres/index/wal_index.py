@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from pitr.archive.store import Store
 from pitr.errors import CorruptObject, ObjectMissing
 from pitr.postgres.index.file import (
+    FileSet,
     WantedFiles,
     clip,
     file_of,
     files_in,
     is_system,
-    may_hold,
-    rows_of_file,
 )
 from pitr.postgres.index.making import IndexedRows
 from pitr.postgres.index.name import PREFIX, IndexObject, Tile, cover
@@ -118,8 +117,9 @@ class WalIndex:
         with block ranges (half-open) row groups without these blocks are passed over; rows of other
         blocks may still come. Raises what `system_rows` raises.
         """
+        asked = None if files is None else FileSet(files)
         for part in self.parts(timeline, begin.value, end.value):
-            yield from self.relation_rows_of(part, files, names)
+            yield from self.relation_rows_of(part, asked, names)
 
     def kept_records(
         self,
@@ -197,24 +197,21 @@ class WalIndex:
         return clip(rows, part.begin, part.end, self._wal.segment_bytes)
 
     def relation_rows_of(
-        self, part: Part, files: WantedFiles | None, names: Sequence[str] = NAMES
+        self, part: Part, files: FileSet | None, names: Sequence[str] = NAMES
     ) -> Iterator[Rows]:
         """Yield the rows of relation files of one part; see relation_rows."""
         wanted = tuple(dict.fromkeys([*names, *_NEEDED]))
 
         def is_wanted(group: Group) -> bool:
-            if files is None:
-                return not is_system(group)
-            return any(may_hold(group, file, ranges) for file, ranges in files.items())
+            return not is_system(group) if files is None else files.is_in(group)
 
         found = self._read(part, is_wanted, wanted)
         for rows in [self._scan(part).relations] if found is None else found:
-            for file in files_in(rows) if files is None else files:
-                piece = rows_of_file(rows, file)
-                if len(piece):
-                    piece = clip(piece, part.begin, part.end, self._wal.segment_bytes)
-                if len(piece):
-                    yield piece
+            asked = FileSet(dict.fromkeys(files_in(rows))) if files is None else files
+            for piece in asked.pieces(rows):
+                clipped = clip(piece, part.begin, part.end, self._wal.segment_bytes)
+                if len(clipped):
+                    yield clipped
 
     def file_events_of(self, part: Part) -> Iterator[FileEvent]:
         """Yield which relation files were made and dropped in one part; main forks only."""

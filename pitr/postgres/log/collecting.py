@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from pitr.postgres.index.ends import Checkpoint, TransactionEnd, checkpoints_in, ends_in, is_older
-from pitr.postgres.index.file import WantedFiles, file_of
+from pitr.postgres.index.file import FileSet, WantedFiles, file_of
 from pitr.postgres.index.rows import RowKind, Rows
 from pitr.postgres.index.wal_index import Part, WalIndex
 from pitr.postgres.wal.record import Fork, RelationFile
@@ -71,7 +71,7 @@ class Collector:
     ) -> None:
         """`files` None: of all files. Of those `traced` each change is kept with its LSN."""
         self._index = index
-        self._files = files
+        self._files = None if files is None else FileSet(files)
         self._traced = traced
         self._with_aborted = with_aborted
         self._open: dict[int, Collected] = {}  # by every xid of an incomplete transaction

@@ -8,17 +8,18 @@ here can reach nothing of the source, also on the source's own machine.
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import re
 import shutil
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 from pitr.errors import PreconditionFailed
 from pitr.postgres.base.contents import Base, whole_files
 from pitr.postgres.base.control import CONTROL_PATH, ControlFile
-from pitr.postgres.replay.server import ServerFolder
+from pitr.postgres.replay.server import STANDBY_SIGNAL, ServerFolder
 from pitr.postgres.wal.distill import DistilledSegment
 from pitr.postgres.wal.segment_name import SegmentName, history_name
 from pitr.postgres.wal.wanted import WantedFiles
@@ -58,7 +59,11 @@ _SPARE_BYTES = 64 << 20
 
 def needed_paths(base: Base, wanted: WantedFiles) -> list[str]:
     """Return the files of a base backup that a data directory for these relations is made of."""
-    return [path for path in base.files() if path == CONTROL_PATH or _is_needed(path, wanted)]
+    return [
+        path
+        for path, file in base.files().items()
+        if not file.is_folder and (path == CONTROL_PATH or _is_needed(path, wanted))
+    ]
 
 
 def _is_needed(path: str, wanted: WantedFiles) -> bool:
@@ -68,10 +73,10 @@ def _is_needed(path: str, wanted: WantedFiles) -> bool:
     if match is None:
         return False
     if path.startswith("global/"):
-        return True
+        return wanted.has_shared
     database = int(match["database"] or match["elsewhere"])
     if match["number"] is None:
-        return database == wanted.database
+        return wanted.has_shared and database == wanted.database
     tablespace = int(match["tablespace"]) if match["tablespace"] else None
     return wanted.has_file(tablespace, database, int(match["number"]))
 
@@ -84,7 +89,7 @@ def build(
     tablespaces: Iterable[int],
     settings: Mapping[str, str],
 ) -> None:
-    """Make the data directory of a server; its folder must exist and be empty.
+    """Make the data directory of a server; its folder must exist and have no files of the base yet.
 
     Raises PreconditionFailed when there is not enough space, and what reading the backup raises.
     """
@@ -97,7 +102,7 @@ def build(
     write(server, "postgresql.conf", _settings_text(settings).encode())
     write(server, "pg_hba.conf", b"local all all trust\n")
     write(server, "pg_ident.conf", b"")
-    write(server, "recovery.signal", b"")
+    write(server, STANDBY_SIGNAL, b"")
     _copy(server, base, [CONTROL_PATH])
 
 
@@ -105,12 +110,29 @@ def require_space(folder: Path, needed_bytes: int) -> None:
     """Raise PreconditionFailed when a file system has less free space than is needed."""
     free_bytes = shutil.disk_usage(folder).free
     if free_bytes < needed_bytes + _SPARE_BYTES:
-        raise PreconditionFailed(
-            "there is not enough space for the sidecar",
-            detail=f"{folder} has {free_bytes >> 20} MiB free, and {needed_bytes >> 20} MiB of "
-            "the base backup are needed, and some for WAL.",
-            hint="Free some space, or choose another place with PITR_SIDECAR_FOLDER.",
+        raise _no_space(
+            f"{folder} has {free_bytes >> 20} MiB free, and {needed_bytes >> 20} MiB of "
+            "the base backup are needed, and some for WAL."
         )
+
+
+@contextlib.contextmanager
+def space_reported(folder: Path) -> Iterator[None]:
+    """Raise PreconditionFailed where what is written in the block finds the file system full."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise _no_space(f"{folder} became full while files were written to it.") from None
+        raise
+
+
+def _no_space(detail: str) -> PreconditionFailed:
+    return PreconditionFailed(
+        "there is not enough space for the sidecar",
+        detail=detail,
+        hint="Free some space, or choose another place with PITR_SIDECAR_FOLDER.",
+    )
 
 
 def write(server: ServerFolder, path: str, data: bytes) -> None:
@@ -125,13 +147,13 @@ def write_wal(server: ServerFolder, segments: Iterable[DistilledSegment], size: 
     """Write segments into pg_wal; return the bytes written. What follows in a segment is a hole."""
     written = 0
     for segment in segments:
-        name = str(SegmentName(segment.timeline, segment.number, size))
-        target = server.data / "pg_wal" / name
-        with target.open("wb") as file:
-            file.write(segment.data)
-            file.truncate(size)
-        target.chmod(0o600)
-        server.account.own(target)
+        name = SegmentName(segment.timeline, segment.number, size)
+        descriptor = _create(server, f"pg_wal/{name}")
+        try:
+            _write_at(descriptor, segment.data, 0)
+            os.ftruncate(descriptor, size)
+        finally:
+            os.close(descriptor)
         written += len(segment.data)
     return written
 
@@ -161,37 +183,59 @@ def _folders_of(
     yield from (server.data / folder for folder in _FOLDERS)
     yield from (server.folder / "tablespaces" / str(oid) for oid in tablespaces)
     for parent in sorted({path.rpartition("/")[0] for path in paths}):
-        yield _place(server, parent)
+        yield server.folder / _place(parent)
 
 
 def _tablespaces_of(paths: Iterable[str]) -> set[int]:
     return {int(path.split("/")[1]) for path in paths if path.startswith("pg_tblspc/")}
 
 
-def _place(server: ServerFolder, path: str) -> Path:
-    """Return where a file of the backup goes: tablespaces stand beside the data directory."""
+def _place(path: str) -> str:
+    """Return where in a server's folder a file of the backup goes.
+
+    Tablespaces stand beside the data directory.
+    """
     if path.startswith("pg_tblspc/"):
-        return server.folder / "tablespaces" / path.removeprefix("pg_tblspc/")
-    return server.data / path
+        return "tablespaces/" + path.removeprefix("pg_tblspc/")
+    return f"data/{path}"
 
 
 def _copy(server: ServerFolder, base: Base, paths: Sequence[str]) -> None:
     """Copy files as they come; a base of an archive fetches them side by side."""
-    for path in paths:
-        _place(server, path).touch(mode=0o600)
-    with contextlib.ExitStack() as stack:
-        opened: OrderedDict[str, BinaryIO] = OrderedDict()
-        for piece in base.read_pieces(whole_files(base, paths)):
-            file = opened.get(piece.path)
-            if file is None:
+    missing = {path: base.files()[path].size for path in paths}
+    opened: OrderedDict[str, int] = OrderedDict()
+    try:
+        for path, size in missing.items():
+            if not size:
+                os.close(_create(server, path))
+        for path, offset, data in base.read_pieces(whole_files(base, paths)):
+            descriptor = opened.get(path)
+            if descriptor is None:
                 if len(opened) >= _OPEN_MAX:
-                    opened.popitem(last=False)[1].close()
-                file = stack.enter_context(_place(server, piece.path).open("r+b"))
-                opened[piece.path] = file
-            file.seek(piece.offset)
-            file.write(piece.data)
-    for path in paths:
-        server.account.own(_place(server, path))
+                    os.close(opened.popitem(last=False)[1])
+                descriptor = opened[path] = _create(server, path)
+            _write_at(descriptor, data, offset)
+            missing[path] -= len(data)
+            if not missing[path]:
+                os.close(opened.pop(path))
+    finally:
+        for descriptor in opened.values():
+            os.close(descriptor)
+
+
+def _create(server: ServerFolder, path: str) -> int:
+    """Open a file to write to it, made where it is not there; return its descriptor."""
+    place = f"{server.folder}/{_place(path)}"
+    descriptor = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    server.account.own_open(descriptor)
+    return descriptor
+
+
+def _write_at(descriptor: int, data: bytes, offset: int) -> None:
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(descriptor, view, offset)
+        view, offset = view[written:], offset + written
 
 
 # --- settings ------------------------------------------------------------------------------------
@@ -238,6 +282,8 @@ _QUIET = {
     "wal_level": "minimal",
     "archive_mode": "off",
     "autovacuum": "off",
+    # Pages that were only read stay as recovery left them.
+    "bgwriter_lru_maxpages": "0",
     "autovacuum_freeze_max_age": "2000000000",
     "autovacuum_multixact_freeze_max_age": "2000000000",
     "shared_preload_libraries": "",
@@ -270,10 +316,12 @@ _QUIET = {
 def recovery_settings(stop: str, *, timeline: str) -> dict[str, str]:
     """Return the settings of a recovery that ends before the record at `stop` and then promotes.
 
-    `restore_command` must be set and finds nothing: all WAL is in pg_wal already.
+    All WAL is in pg_wal already. The server is a standby, because without being one it would need a
+    restore_command and run that for every segment; so it waits when its WAL ends before the stop,
+    until `server.running` tells it not to.
     """
     return {
-        "restore_command": "false",
+        "wal_retrieve_retry_interval": "100ms",
         "recovery_target_lsn": stop,
         "recovery_target_inclusive": "off",
         "recovery_target_timeline": timeline,

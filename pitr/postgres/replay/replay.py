@@ -2,7 +2,7 @@
 
     pass 1   the catalogs alone are recovered to the target, and asked which tables there are and
              which files they and the catalogs have there
-    pass 2   catalogs and tables are recovered, from the base again, into the sidecar that stays
+    pass 2   the tables are recovered, beside the catalogs of pass 1, into the sidecar that stays
 
 Each pass is a sparse data directory with distilled WAL, replayed by a private server. No page is
 ignored (`ignore_invalid_pages` is off): every record of a relation that is not there is filtered,
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -44,6 +44,7 @@ from pitr.postgres.replay.server import (
     ServerFolder,
     running,
 )
+from pitr.postgres.replay.settled import is_settled, take_over
 from pitr.postgres.replay.target_tables import (
     Connection,
     KinWish,
@@ -123,14 +124,19 @@ class CatalogState:
     """What the catalogs at the target say, and what the recovery of tables goes by.
 
     `kin` are the tables that come along for the foreign keys of `tables`, and their partitions.
+    `own_files` are those of all of them, `catalog_files` those of the database's catalogs, both as
+    (tablespace, number). `touched` are the transactions that wrote to the catalogs.
     """
 
     database: str
+    oid: int
     superuser: str
     tables: tuple[TargetRelation, ...]
     kin: tuple[TargetRelation, ...]
-    wanted: WantedFiles
+    own_files: frozenset[tuple[int, int]]
+    catalog_files: frozenset[tuple[int, int]]
     tablespaces: tuple[int, ...]
+    touched: frozenset[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +174,7 @@ class Replay:
         self._tools = tools
         self._folder = folder
         self._index = index
+        self._settled: ServerFolder | None = None
         self._window = WalWindow(
             source.wal,
             stop.timeline,
@@ -223,7 +230,7 @@ class Replay:
             if missing := wanted.lacking(selection.mapped):
                 wanted = wanted.with_files(missing)
                 continue
-            with self._recovered("catalogs", wanted, selection) as started:
+            with self._recovered_catalogs(wanted, selection) as started:
                 at_rest = CatalogsAtRest.of_server(started.server)
                 found = at_rest.databases().get(database)
                 if found is None:
@@ -231,7 +238,9 @@ class Replay:
                 missing = wanted.lacking(at_rest.catalog_files(found)) if found == oid else set()
                 if found == oid and not missing:
                     request = _TableRequest(database, found, choose, kin or KinWish())
-                    return _ask(started.as_user(at_rest.superuser()), request)
+                    known = _ask(started.as_user(at_rest.superuser()), request)
+                    self._settled = started.server
+                    return replace(known, touched=frozenset(selection.touched))
             # A catalog was moved, or the name is of another database than it was in the base.
             wanted = wanted.with_files(missing) if missing else _catalogs_of(at_rest, found)
             oid = found
@@ -253,7 +262,16 @@ class Replay:
             require_recoverable(table)
             needed = needed_relations(connection, [table], KinWish())
         files = {relation.file for relation in needed if relation.file}
-        return replace(catalogs, wanted=catalogs.wanted.with_files(files))
+        return replace(catalogs, own_files=catalogs.own_files | files)
+
+    def has_same_catalogs(self, catalogs: CatalogState, since: Lsn) -> bool:
+        """Return whether the catalogs at an earlier stop, `since`, are those at this one.
+
+        Then what they said there holds here, and pass 1 can be left out.
+        """
+        wanted = WantedFiles(catalogs.oid, catalogs.catalog_files)
+        runs = self._select(wanted).runs
+        return not runs or runs[-1].last < since.value
 
     # --- pass 2
 
@@ -265,9 +283,8 @@ class Replay:
         Their rows are counted, with `where` those that it is true for. The server is stopped again.
         Raises SidecarFailed, and what reading base and WAL raises.
         """
-        selection = self._select(catalogs.wanted)
         server = self._server(folder, catalogs.superuser)
-        wal_bytes = self._build(server, catalogs.wanted, selection, catalogs.tablespaces)
+        selection, wal_bytes = self._build_tables(server, catalogs)
         with running(server) as started:
             with contextlib.closing(started.connect(catalogs.database)) as connection:
                 roll_back_prepared(connection)
@@ -278,22 +295,45 @@ class Replay:
     @contextlib.contextmanager
     def asked(self, catalogs: CatalogState) -> Iterator[RunningServer]:
         """Recover the tables into a server that runs for the block only; raises as `recover`."""
-        selection = self._select(catalogs.wanted)
-        spaces = catalogs.tablespaces
-        with self._recovered("asked", catalogs.wanted, selection, spaces) as started:
-            started = started.as_user(catalogs.superuser)
-            with contextlib.closing(started.connect(catalogs.database)) as connection:
-                roll_back_prepared(connection)
-            yield started
+        server = self._server(self._folder / "asked", catalogs.superuser)
+        try:
+            self._build_tables(server, catalogs)
+            with running(server, keep_changes=False) as started:
+                with contextlib.closing(started.connect(catalogs.database)) as connection:
+                    roll_back_prepared(connection)
+                yield started
+        finally:
+            shutil.rmtree(server.folder, ignore_errors=True)
+
+    def _build_tables(self, server: ServerFolder, catalogs: CatalogState) -> tuple[Selection, int]:
+        """Make the data directory of pass 2; return what it needs of the WAL, and its bytes."""
+        if self._has_taken_catalogs(server):
+            files = catalogs.own_files - catalogs.catalog_files
+            wanted = WantedFiles(catalogs.oid, files, has_shared=False)
+        else:
+            wanted = WantedFiles(catalogs.oid, catalogs.own_files | catalogs.catalog_files)
+        selection = self._select(wanted, catalogs.touched)
+        return selection, self._build(server, wanted, selection, catalogs.tablespaces)
+
+    def _has_taken_catalogs(self, server: ServerFolder) -> bool:
+        """Take the catalogs of pass 1 into a new server's folder, where they are good for that."""
+        settled, self._settled = self._settled, None
+        if settled is None:
+            return False
+        if is_settled(settled, self._stop.lsn.value):
+            take_over(settled, server)
+            return True
+        shutil.rmtree(settled.folder)
+        return False
 
     # --- a pass
 
-    def _select(self, wanted: WantedFiles) -> Selection:
+    def _select(self, wanted: WantedFiles, touched: Collection[int] = ()) -> Selection:
         if self._index is None:
-            selection = select_records(self._window, wanted)
+            selection = select_records(self._window, wanted, touched)
         else:
             paths = self._source.base.files()
-            selection = select_by_index(self._window, wanted, self._index, paths)
+            selection = select_by_index(self._window, wanted, self._index, paths, touched)
         if selection.backup_end is None and not self._source.label.from_standby:
             raise OutsideWindow(
                 "the target lies before the end of the base backup",
@@ -309,21 +349,18 @@ class Replay:
         return selection
 
     @contextlib.contextmanager
-    def _recovered(
-        self,
-        name: str,
-        wanted: WantedFiles,
-        selection: Selection,
-        tablespaces: Sequence[int] = (),
+    def _recovered_catalogs(
+        self, wanted: WantedFiles, selection: Selection
     ) -> Iterator[RunningServer]:
-        """Recover into a folder that is only for this block."""
-        server = self._server(self._folder / name, "postgres")
+        """Recover into a folder that is removed behind the block, unless it is noted as settled."""
+        server = self._server(self._folder / "catalogs", "postgres")
         try:
-            self._build(server, wanted, selection, tablespaces)
+            self._build(server, wanted, selection, ())
             with running(server, keep_changes=False) as started:
                 yield started
         finally:
-            shutil.rmtree(server.folder, ignore_errors=True)
+            if self._settled is None:
+                shutil.rmtree(server.folder, ignore_errors=True)
 
     def _server(self, folder: Path, superuser: str) -> ServerFolder:
         folder.mkdir(mode=0o700)
@@ -345,12 +382,13 @@ class Replay:
         )
         settings = {**self._settings(selection), **recovery}
         base = self._source.base
-        datadir.build(server, base, wanted, tablespaces=tablespaces, settings=settings)
-        if has_history:
-            entries = self._source.wal.history(self._stop.timeline)
-            datadir.write_history(server, self._stop.timeline, format_history(entries))
-        segments = distil(distillation(self._window, selection), self._window.read)
-        return datadir.write_wal(server, segments, self._source.wal.segment_bytes)
+        with datadir.space_reported(server.folder):
+            datadir.build(server, base, wanted, tablespaces=tablespaces, settings=settings)
+            if has_history:
+                entries = self._source.wal.history(self._stop.timeline)
+                datadir.write_history(server, self._stop.timeline, format_history(entries))
+            segments = distil(distillation(self._window, selection), self._window.read)
+            return datadir.write_wal(server, segments, self._source.wal.segment_bytes)
 
     def _settings(self, selection: Selection) -> dict[str, str]:
         control = self._source.control
@@ -399,11 +437,14 @@ def _ask(started: RunningServer, request: _TableRequest) -> CatalogState:
         own = {relation.file for relation in needed if relation.file}
         return CatalogState(
             database=request.database,
+            oid=request.oid,
             superuser=started.server.superuser,
             tables=tuple(tables),
             kin=tuple(one for one in needed if one.kind in "rp" and one.oid not in chosen),
-            wanted=WantedFiles(request.oid, frozenset(catalog_files(connection) | own)),
+            own_files=frozenset(own),
+            catalog_files=frozenset(catalog_files(connection)),
             tablespaces=tuple(tablespaces(connection)),
+            touched=frozenset(),
         )
 
 

@@ -33,10 +33,12 @@ import psycopg
 from pitr.errors import PreconditionFailed, SidecarFailed
 
 PORT = 5432
+STANDBY_SIGNAL = "standby.signal"
 _LOG, _SOCKET, _DATA, _LOCK = "server.log", "socket", "data", "lock"
 _PDEATHSIG = 1  # prctl(2): PR_SET_PDEATHSIG
 _LOG_LINES = 8
 _STOP_SECONDS = 60.0
+_NUDGE_SECONDS = 2.0
 _FOLDERS = (
     "/usr/lib/postgresql/{}/bin",
     "/usr/pgsql-{}/bin",
@@ -122,6 +124,11 @@ class ServerAccount:
         """Give a file or folder to this account. Raises OSError."""
         if os.geteuid() == 0:
             os.chown(path, self.uid, self.gid, follow_symlinks=False)
+
+    def own_open(self, descriptor: int) -> None:
+        """Give an open file to this account. Raises OSError."""
+        if os.geteuid() == 0:
+            os.fchown(descriptor, self.uid, self.gid)
 
 
 def server_account(sidecar_user: str) -> ServerAccount:
@@ -341,14 +348,32 @@ def _die_with_parent() -> None:
 def _wait_until_ready(server: ServerFolder, process: subprocess.Popen[bytes]) -> None:
     """Wait until the postmaster writes into its pid file that it is ready; it ends on failure."""
     pause_seconds = 0.002
+    nudge = time.monotonic() + _NUDGE_SECONDS
     while process.poll() is None:
-        with contextlib.suppress(OSError, IndexError):
+        with contextlib.suppress(OSError, IndexError, ValueError):
             lines = (server.data / "postmaster.pid").read_text().splitlines()
-            if int(lines[0]) == process.pid and lines[7].strip() == "ready":
+            status = lines[7].strip() if int(lines[0]) == process.pid else ""
+            if status == "ready":
                 return
+            if status == "standby" and time.monotonic() > nudge:
+                _forbid_waiting(server, process)
+                nudge = time.monotonic() + _NUDGE_SECONDS
         time.sleep(pause_seconds)
         pause_seconds = min(pause_seconds * 1.5, 0.02)
     raise failed(server, f"Its server ended with status {process.returncode}.")
+
+
+def _forbid_waiting(server: ServerFolder, process: subprocess.Popen[bytes]) -> None:
+    """Tell a server in recovery to end it where the WAL ends, as `pg_ctl promote` does.
+
+    It replays all that is there first: one that is just slow comes to its target as before, one
+    whose WAL ends before that fails, instead of waiting for more.
+    """
+    if (server.data / STANDBY_SIGNAL).exists():
+        request = server.data / "promote"
+        request.touch(mode=0o600)
+        server.account.own(request)
+        process.send_signal(signal.SIGUSR1)
 
 
 def failed(server: ServerFolder, seen: str) -> SidecarFailed:

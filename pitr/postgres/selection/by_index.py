@@ -7,19 +7,25 @@ records are read whose payload is needed: about the cluster, and of prepared tra
 from __future__ import annotations
 
 import re
-from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
-from pitr.postgres.index.rows import RowKind
+from pitr.postgres.index.rows import RowKind, Rows
 from pitr.postgres.index.wal_index import WalIndex
 from pitr.postgres.selection.by_wal import WalWindow, last_boundary, selector_of
 from pitr.postgres.wal.record import RelationFile
-from pitr.postgres.wal.select import Selection
+from pitr.postgres.wal.select import RecordSelector, Selection
 from pitr.postgres.wal.transaction import OPERATION_MASK, PREPARE
 from pitr.postgres.wal.versions import RM_XACT
 from pitr.postgres.wal.wanted import DEFAULT_TABLESPACE, GLOBAL_TABLESPACE, WantedFiles
 from pitr.vocabulary.position import Lsn
 
+# Resource managers of records without a relation file of which some are needed, besides ends of
+# transactions; and what says that a transaction is prepared.
+_READ = re.compile(b"[" + re.escape(bytes(RecordSelector.readable_managers())) + b"]", re.DOTALL)
+_PREPARES = re.compile(
+    b"[" + re.escape(bytes(i for i in range(256) if i & OPERATION_MASK == PREPARE)) + b"]",
+    re.DOTALL,
+)
 _SYSTEM = ("lsn", "length", "kind", "rmgr", "info", "xid")
 _OF_FILE = ("lsn", "length", "kind", "xid")
 _RELATION = re.compile(
@@ -29,26 +35,28 @@ _RELATION = re.compile(
 
 
 def select_by_index(
-    window: WalWindow, wanted: WantedFiles, index: WalIndex, paths: Iterable[str]
+    window: WalWindow,
+    wanted: WantedFiles,
+    index: WalIndex,
+    paths: Iterable[str],
+    touched: Iterable[int] = (),
 ) -> Selection:
     """Return what a recovery of the wanted relations needs of the WAL.
 
     `paths` are the files of the base backup: of what is wanted by rule and not by name, they say
-    which files there are. Raises ArchiveGap, CorruptWal, CorruptObject.
+    which files there are. The ends of the transactions `touched` are needed besides those that are
+    found. Raises ArchiveGap, CorruptWal, CorruptObject.
     """
     selector = selector_of(window, wanted)
     begin, end = Lsn(window.redo), Lsn(window.stop)
     chosen: dict[int, tuple[int, int]] = {}
-    ends: dict[int, tuple[int, int]] = {}
-    xids: dict[int, list[int]] = defaultdict(list)
+    parts: list[Rows] = []
     for rows in index.system_rows(window.timeline, begin, end, _SYSTEM):
         selector.selection.scanned_records += len(rows)
-        for lsn, length, kind, manager, info, xid in rows.select(*_SYSTEM):
-            if manager == RM_XACT:
-                xids[lsn].append(xid)
-                if kind == RowKind.RECORD:
-                    ends[lsn] = (length, info)
-            elif selector.is_state(manager) or (
+        parts.append(rows)
+        for match in _READ.finditer(bytes(rows["rmgr"])):
+            lsn, length, _, manager, info, xid = _row(rows, match.start())
+            if selector.is_state(manager) or (
                 selector.is_readable(manager, info)
                 and selector.is_kept(lsn, manager, window.record(lsn, length))
             ):
@@ -58,17 +66,38 @@ def select_by_index(
         for lsn, length, kind, xid in rows.select(*_OF_FILE):
             if kind != RowKind.DROPPED:
                 chosen[lsn] = (length, xid)
+    selector.touch(touched)
     selector.touch(xid for _, xid in chosen.values())
-    for lsn, (length, info) in ends.items():
-        if info & OPERATION_MASK == PREPARE:
-            is_wanted = selector.ends_wanted(lsn, window.record(lsn, length))
-        else:
-            is_wanted = selector.is_end(info) and any(map(selector.is_wanted, xids[lsn]))
-        if is_wanted:
-            chosen[lsn] = (length, 0)
+    for rows in parts:
+        chosen.update((lsn, (length, 0)) for lsn, length in _wanted_ends(window, selector, rows))
     selector.selection.stop = last_boundary(window)
     selector.add_records((lsn, chosen[lsn][0]) for lsn in sorted(chosen))
     return selector.selection
+
+
+def _wanted_ends(
+    window: WalWindow, selector: RecordSelector, rows: Rows
+) -> Iterator[tuple[int, int]]:
+    """Yield LSN and length of the records that end or prepare a wanted transaction.
+
+    A busy cluster's WAL ends other transactions by the million: no row of those is looked at.
+    """
+    for at in selector.wanted_among(rows["xid"]):
+        lsn, length, _, manager, info, _ = _row(rows, at)
+        if manager == RM_XACT and selector.is_end(info) and info & OPERATION_MASK != PREPARE:
+            yield lsn, length
+    managers = rows["rmgr"]
+    for match in _PREPARES.finditer(bytes(rows["info"])):
+        lsn, length = rows["lsn"][match.start()], rows["length"][match.start()]
+        # Which sub-transactions it prepares is only in the record.
+        if managers[match.start()] == RM_XACT and selector.ends_wanted(
+            lsn, window.record(lsn, length)
+        ):
+            yield lsn, length
+
+
+def _row(rows: Rows, at: int) -> tuple[int, ...]:
+    return tuple(rows[name][at] for name in _SYSTEM)
 
 
 def _files(
@@ -78,7 +107,7 @@ def _files(
     database = wanted.database or 0
     for tablespace, number in wanted.files:
         yield RelationFile(tablespace, database, number)
-    for number in selection.shared_mapped:
+    for number in selection.shared_mapped if wanted.has_shared else ():
         yield RelationFile(GLOBAL_TABLESPACE, 0, number)
     for path in paths:
         match = _RELATION.match(path)
@@ -86,7 +115,8 @@ def _files(
             continue
         number = int(match["number"])
         if path.startswith("global/"):
-            yield RelationFile(GLOBAL_TABLESPACE, 0, number)
+            if wanted.has_shared:
+                yield RelationFile(GLOBAL_TABLESPACE, 0, number)
             continue
         of = int(match["database"] or match["elsewhere"])
         tablespace = int(match["tablespace"] or DEFAULT_TABLESPACE)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from pitr.errors import ArchiveLacks, CorruptWal
@@ -12,12 +12,13 @@ from pitr.postgres.wal.geometry import WalGeometry
 from pitr.postgres.wal.page import PAGE_BYTES, content_of
 from pitr.postgres.wal.record import HEADER_BYTES
 from pitr.postgres.wal.scan import Scan, ScanState, scan
-from pitr.postgres.wal.select import RecordSelector, Selection
+from pitr.postgres.wal.select import RecordSelector, Selection, record_boundary
 from pitr.postgres.wal.versions import version_of_major
 from pitr.postgres.wal.wanted import WantedFiles
 from pitr.postgres.wal_store.spans import ArchivedWal
 from pitr.vocabulary.position import Lsn
 
+_XID_MASK = 0xFFFFFFFF
 _GOOD_ENDS = (LogEnd.CLEAN, LogEnd.STOPPED, LogEnd.TORN)
 
 
@@ -78,21 +79,24 @@ def last_boundary(window: WalWindow) -> int:
     size = window.wal.segment_bytes
     begin = window.stop - window.stop % size
     while begin > window.redo:
-        selector = selector_of(window, WantedFiles())
         for found in scans(replace(window, redo=begin)):
-            selector.add(found)
-        if selector.selection.scanned_records:
-            return selector.selection.stop
+            boundary = record_boundary(found, window.geometry, window.stop)
+            if boundary is not None:
+                return boundary
         begin -= size
     return select_records(window, WantedFiles()).stop
 
 
-def select_records(window: WalWindow, wanted: WantedFiles) -> Selection:
+def select_records(
+    window: WalWindow, wanted: WantedFiles, touched: Iterable[int] = ()
+) -> Selection:
     """Return what a recovery of the wanted relations needs of the WAL.
 
+    The ends of the transactions `touched` are needed besides those that it finds itself.
     Raises ArchiveGap where WAL is missing, CorruptWal where it contradicts itself.
     """
     selector = selector_of(window, wanted)
+    selector.touch(touched)
     for found in scans(window):
         selector.add(found)
     return selector.selection
@@ -156,4 +160,12 @@ def distillation(window: WalWindow, selection: Selection) -> Distillation:
         selection.stop,
         selection.runs,
         sorted(redo for redo in set(selection.redo_points) if redo < selection.stop),
+        _newest(selection.touched, window.oldest_xid),
     )
+
+
+def _newest(xids: Iterable[int], oldest: int) -> int:
+    """Return the xid given out last of some, 0 when there is none; they count in a circle."""
+    since = [(xid - oldest) & _XID_MASK for xid in xids if xid]
+    found = max((age for age in since if age <= _XID_MASK >> 1), default=None)
+    return 0 if found is None else (found + oldest) & _XID_MASK

@@ -80,7 +80,8 @@ class Distillation:
     """What to make: from the redo point `begin` to the `stop`, both LSNs at which records begin.
 
     `runs` and `redo_points` are in order and lie in [begin, stop). So are `timelines`, whose first
-    begins at or before `begin`.
+    begins at or before `begin`. Filler carries `xid`, so that redo counts past it: it is the newest
+    of the transactions whose rows are there, also where none of their records is kept.
     """
 
     layout: WalLayout
@@ -89,6 +90,7 @@ class Distillation:
     stop: int
     runs: Sequence[KeptRun]
     redo_points: Sequence[int]
+    xid: int = 0
 
 
 def distil(plan: Distillation, read: Callable[[int, int], bytes]) -> Iterator[DistilledSegment]:
@@ -104,7 +106,7 @@ def distil(plan: Distillation, read: Callable[[int, int], bytes]) -> Iterator[Di
             yield from writer.fill(run.begin)
             yield from writer.copy(run)
     yield from writer.fill(plan.stop)
-    yield from writer.put(_filler(STOP_BYTES), STOP_BYTES)
+    yield from writer.put(_filler(STOP_BYTES, plan.xid), STOP_BYTES)
     yield writer.current()
 
 
@@ -157,14 +159,14 @@ def plan_gap(geometry: WalGeometry, begin: int, end: int) -> Iterator[int | None
 
 
 @lru_cache(maxsize=4096)
-def _filler(length: int) -> bytes:
+def _filler(length: int, xid: int) -> bytes:
     """Return the head of a NOOP of this length, without its xl_prev; what follows is zeros.
 
     The CRC is that of a record with xl_prev 0: see `_with_previous`.
     """
     body = _filler_body(length - _RECORD_BYTES)
     zeros = length - _RECORD_BYTES - len(body)
-    return _sealed(length, _NOOP, crc32c(bytes(zeros), crc32c(body))) + body
+    return _sealed(length, xid, _NOOP, crc32c(bytes(zeros), crc32c(body))) + body
 
 
 def _filler_body(length: int) -> bytes:
@@ -176,13 +178,12 @@ def _filler_body(length: int) -> bytes:
     return bytes((_DATA_LONG,)) + (length - 5).to_bytes(4, "little")
 
 
-def _sealed(length: int, info: int, body_crc: int) -> bytes:
+def _sealed(length: int, xid: int, info: int, body_crc: int) -> bytes:
     """Return the header of an XLOG record without an xl_prev, with its CRC."""
-    header = _RECORD.pack(length, 0, 0, info, 0, 0)
+    header = _RECORD.pack(length, xid, 0, info, 0, 0)
     return header[:-4] + crc32c(header[:-4], body_crc).to_bytes(4, "little")
 
 
-_SWITCH_RECORD = _sealed(_RECORD_BYTES, _SWITCH, 0)
 _ZEROS_CRC = crc32c(bytes(12))
 
 
@@ -219,15 +220,16 @@ class _Writer:
         """Return the segment that is being written, as far as it goes."""
         last = (self._segment + 1) * self._geometry.segment_bytes - 1
         timeline = self._timeline_at(min(last, self._plan.stop))
-        return DistilledSegment(self._segment, timeline, bytes(self._buffer[: self._used]))
+        return DistilledSegment(self._segment, timeline, bytes(self._buffer))
 
     def fill(self, lsn: int) -> Iterator[DistilledSegment]:
         """Fill the gap up to an LSN; yield the segments that are complete."""
         for length in plan_gap(self._geometry, self._position, self._geometry.position(lsn)):
             if length is not None:
-                yield from self.put(_filler(length), length)
+                yield from self.put(_filler(length, self._plan.xid), length)
                 continue
-            yield from self.put(_SWITCH_RECORD, _RECORD_BYTES)
+            switch = _sealed(_RECORD_BYTES, self._plan.xid, _SWITCH, 0)
+            yield from self.put(switch, _RECORD_BYTES)
             if self._geometry.segment(self._geometry.start(self._position)) == self._segment:
                 self._position = self._geometry.segment_position(self._segment + 1)
 
@@ -290,14 +292,18 @@ class _Writer:
 
     def _open(self, segment: int) -> None:
         self._segment = segment
-        self._buffer = bytearray(self._geometry.segment_bytes)
-        self._used = 0
+        # As long as what is in it: most segments of a busy cluster hold one page header here.
+        self._buffer = bytearray()
         self._add_header(segment * self._geometry.segment_bytes, 0)
 
     def _place(self, lsn: int, data: bytes | bytearray, length: int) -> None:
         offset = lsn % self._geometry.segment_bytes
+        self._reach(offset + length)
         self._buffer[offset : offset + len(data)] = data
-        self._used = max(self._used, offset + length)
+
+    def _reach(self, size: int) -> None:
+        if len(self._buffer) < size:
+            self._buffer += bytes(size - len(self._buffer))
 
     def _add_header(self, page: int, remaining: int) -> None:
         """Write a page's header; so many bytes of a record begun before it come first."""
@@ -305,11 +311,11 @@ class _Writer:
         offset = page % self._geometry.segment_bytes
         info = (_CONTRECORD if remaining else 0) | (0 if offset else _LONG_HEADER)
         timeline = self._timeline_at(page)
+        self._reach(offset + self._geometry.header_bytes(page))
         _PAGE.pack_into(self._buffer, offset, layout.magic, info, timeline, page, remaining)
         if not offset:
             sizes = (self._geometry.segment_bytes, self._geometry.page_bytes)
             _LONG.pack_into(self._buffer, _PAGE.size, layout.system_identifier, *sizes)
-        self._used = max(self._used, offset + self._geometry.header_bytes(page))
 
     def _timeline_at(self, lsn: int) -> int:
         timeline = self._plan.timelines[0].timeline

@@ -81,6 +81,7 @@ class Selection:
     recorded. `mapped` are files that mapped catalogs of the database were given,
     `shared_mapped` those of shared catalogs.
     `template` is the database whose files the wanted one was copied from, inside the stretch.
+    `touched` are the transactions that wrote what is wanted.
     The setting is the largest that the source had.
     """
 
@@ -93,6 +94,7 @@ class Selection:
     template: int | None = None
     mapped: set[tuple[int, int]] = field(default_factory=set)
     shared_mapped: set[int] = field(default_factory=set)
+    touched: set[int] = field(default_factory=set)
     max_prepared_transactions: int = 0
 
 
@@ -120,7 +122,6 @@ class RecordSelector:
         self._oldest_xid = oldest_xid
         self._redo = redo
         self._stop = stop
-        self._touched: set[int] = set()
         self._numbers = {number for _, number in wanted.files}
 
     def add(self, scan: Scan) -> None:
@@ -142,13 +143,12 @@ class RecordSelector:
 
     def _beyond(self, scan: Scan) -> set[int]:
         """Return the last row when its record ends after the stop; else note where it ends."""
-        last = len(scan.records) - 1
-        if last < 0:
+        boundary = record_boundary(scan, self._geometry, self._stop)
+        if boundary is None:
             return set()
-        lsn, geometry = scan.records.lsn[last], self._geometry
-        end = geometry.position(lsn) + align(scan.records.length[last])
-        self.selection.stop = lsn if geometry.end(end) > self._stop else geometry.start(end)
-        return {last} if self.selection.stop == lsn else set()
+        self.selection.stop = boundary
+        last = len(scan.records) - 1
+        return {last} if boundary == scan.records.lsn[last] else set()
 
     def _with_wanted_blocks(self, scan: Scan) -> Iterator[int]:
         blocks, wanted = scan.blocks, self._wanted
@@ -163,7 +163,7 @@ class RecordSelector:
                     tablespace, of, number
                 ):
                     yield row
-            elif tablespace == GLOBAL_TABLESPACE:
+            elif tablespace == GLOBAL_TABLESPACE and wanted.has_shared:
                 yield row
 
     def is_kept(self, lsn: int, manager: int, data: bytes) -> bool:
@@ -179,12 +179,12 @@ class RecordSelector:
                     self.selection.shared_mapped |= numbers
                 elif update.database == self._wanted.database:
                     self.selection.mapped |= {(update.tablespace, number) for number in numbers}
-                return update.database in (0, self._wanted.database)
+                return self._wanted.has_shared and update.database in (0, self._wanted.database)
             case DatabaseCreated() as created if created.database == self._wanted.database:
                 self.selection.template = created.template[0] if created.template else None
-                return True
+                return self._wanted.has_shared
             case DatabaseDropped(database=database):
-                return database == self._wanted.database
+                return self._wanted.has_shared and database == self._wanted.database
             case DatabaseCreated():
                 return False
             case TablespaceCreated() | TablespaceDropped() | TableTruncated() | None:
@@ -192,6 +192,14 @@ class RecordSelector:
             case payload:
                 self._note(payload)
         return manager == RM_XLOG
+
+    @staticmethod
+    def readable_managers() -> Iterable[int]:
+        """Return the resource managers of which a record without blocks may be needed.
+
+        Ends of transactions are not among them.
+        """
+        return (*_STATE, RM_XLOG, RM_SMGR, RM_RELMAP, RM_DBASE)
 
     @staticmethod
     def is_readable(manager: int, info: int) -> bool:
@@ -212,7 +220,7 @@ class RecordSelector:
 
     def touch(self, xids: Iterable[int]) -> None:
         """Note which transactions wrote records that are kept."""
-        self._touched.update(xids)
+        self.selection.touched.update(xids)
 
     def _note(self, payload: Payload) -> None:
         """Note what a record about the cluster says."""
@@ -241,7 +249,16 @@ class RecordSelector:
 
     def is_wanted(self, xid: int) -> bool:
         """Return whether a transaction has touched what is kept, or may have before the backup."""
-        return xid in self._touched or _is_older(xid, self._oldest_xid)
+        return xid in self.selection.touched or _is_older(xid, self._oldest_xid)
+
+    def wanted_among(self, xids: Iterable[int]) -> list[int]:
+        """Return at which places of many xids there is one of a wanted transaction."""
+        touched, oldest, half = self.selection.touched, self._oldest_xid, 1 << 31
+        return [
+            at
+            for at, xid in enumerate(xids)
+            if xid in touched or (xid - oldest) & 0xFFFFFFFF >= half
+        ]
 
     def add_records(self, records: Iterable[tuple[int, int]]) -> None:
         """Take records that are kept: LSN and length of each, in order."""
@@ -269,6 +286,18 @@ class RecordSelector:
             runs[-1] = KeptRun(runs[-1].begin, last, end)
         else:
             runs.append(KeptRun(begin, last, end))
+
+
+def record_boundary(scan: Scan, geometry: WalGeometry, stop: int) -> int | None:
+    """Return where the last record of a scan ends that ends at or before a stop.
+
+    A scan ends with the first record that ends after it. None for a scan without records.
+    """
+    if not len(scan.records):
+        return None
+    lsn = scan.records.lsn[-1]
+    end = geometry.position(lsn) + align(scan.records.length[-1])
+    return lsn if geometry.end(end) > stop else geometry.start(end)
 
 
 def _is_older(xid: int, other: int) -> bool:

@@ -17,17 +17,19 @@ class WantedFiles:
     """Relation files by tablespace and number, all of one database, besides the shared catalogs.
 
     `database` is None when only the shared catalogs are wanted. `has_catalogs` adds the files that
-    catalogs have from initdb on, whose numbers are below 16384.
+    catalogs have from initdb on, whose numbers are below 16384. Without `has_shared` the shared
+    catalogs are not wanted, nor the maps that say which files mapped catalogs have.
     """
 
     database: int | None = None
     files: frozenset[tuple[int, int]] = frozenset()
     has_catalogs: bool = False
+    has_shared: bool = True
 
     def has_file(self, tablespace: int | None, database: int, number: int) -> bool:
         """Return whether a file is wanted; without a tablespace it is one in `base/`."""
         if tablespace == GLOBAL_TABLESPACE:
-            return True
+            return self.has_shared
         if database != self.database:
             return False
         if self.has_catalogs and number < FIRST_USER_OID:
