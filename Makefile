@@ -49,7 +49,8 @@ docs: $(VENV)/dev-ready ## Write the generated documents again
 bench: $(VENV)/dev-ready ## Measure beside plain SQLite and a peer; prints ratios
 	$(BIN)/python -m bench
 
-soak: $(VENV)/dev-ready ## The kill matrix and random traces for hours instead of minutes
+soak: $(VENV)/dev-ready ## Hours of kills, outages and repairs, and of damaged bytes for every decoder
+	-$(BIN)/python -m pip install --quiet --disable-pip-version-check 'atheris>=3,<4'
 	$(BIN)/python -m pytest -m soak -o timeout=7200
 
 test-s3: $(VENV)/dev-ready ## The store tests against a real S3 server, brought along

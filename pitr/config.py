@@ -428,7 +428,7 @@ def _parsed(path: Path, data: bytes) -> dict[str, object]:
         return tomllib.loads(data.decode())
     except UnicodeDecodeError as error:
         reason = f"Byte {error.start} is not UTF-8."
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also numbers of thousands of digits
         reason = f"{error}."
     raise UsageError(
         f"configuration is not TOML: {path}",

@@ -53,4 +53,8 @@ def describe_documents(reader: ObjectReader) -> Iterator[str]:
 
 def utc_text(time_us: int) -> str:
     """Return a moment, given in µs since the epoch, as a dump shows it."""
-    return (_EPOCH + timedelta(microseconds=time_us)).strftime("%Y-%m-%d %H:%M:%S.%fZ")
+    try:
+        moment = _EPOCH + timedelta(microseconds=time_us)
+    except OverflowError:
+        return f"no time: {time_us} µs"
+    return moment.strftime("%Y-%m-%d %H:%M:%S.%fZ")

@@ -40,7 +40,7 @@ def decode_document(key: str, data: bytes, kind: bytes, form: type[T]) -> T:
         raise newer_format(key, reader.version)
     try:
         return _decoder(form).decode(reader.section(_DOCUMENT))
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise CorruptObject(key, f"Its document does not decode: {error}.") from None
 
 

@@ -26,6 +26,7 @@ from pitr.errors import ArchiveHeld, CorruptObject, ObjectMissing
 TTL_SECONDS = 180
 RENEW_SECONDS = 60
 _KIND = b"LEAS"
+_TIME_US_MAX = 4_102_444_800_000_000  # the year 2100
 _KEY = re.compile(r"lease/(\d{8})")
 
 
@@ -219,6 +220,8 @@ def check_lease(key: str, data: bytes) -> LeaseState:
     except CorruptObject as error:
         hint = "Make sure that no capture writes to this archive, then delete the object."
         raise CorruptObject(key, error.reason, hint=hint) from None
+    if max(abs(state.renewed_us), abs(state.acquired_us)) > _TIME_US_MAX:
+        raise CorruptObject(key, "It has times that no clock shows.")
     return state
 
 

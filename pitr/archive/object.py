@@ -41,6 +41,8 @@ _COMPRESSED = 1
 TAIL_BYTES = 65536
 # A declared raw size beyond this is damage or malice, never ours: refuse before allocating.
 SECTION_BYTES_MAX = 1 << 30
+# A zstd block has at most 128 KiB and takes at least four bytes: what a frame can grow to.
+ZSTD_GROWTH_MAX = 1 << 15
 _LEVEL = 3
 _STREAM_BYTES = 8 << 20
 
@@ -240,8 +242,10 @@ def decompress(key: str, stored: bytes | memoryview, raw_length: int) -> bytes:
     """Return the raw bytes of one zstd frame that must have exactly `raw_length`.
 
     Raises CorruptObject for a frame that is damaged or of another length, without allocating
-    more than `raw_length`.
+    more than `raw_length`, or anything for a length that these bytes cannot come to.
     """
+    if raw_length > len(stored) * ZSTD_GROWTH_MAX:
+        raise CorruptObject(key, f"A frame of {len(stored)} bytes cannot hold {raw_length}.")
     try:
         declared = zstandard.frame_content_size(stored)
         if declared not in (raw_length, -1):

@@ -146,7 +146,7 @@ def _repaired(
             note(f"limit passed: {sentence}")
         if not click.confirm(f"Run 'pitr {shlex.join(found.repair.words)}' and merge?", err=True):
             return None
-    elif not found.may_repair:
+    elif found.doubt is not None:
         return PreconditionFailed(
             "work of others may be among it",
             detail=found.doubt,

@@ -299,7 +299,7 @@ def _read_plan(path: str) -> SavedPlan:
         return read_saved_plan(Path(path).read_bytes())
     except OSError as error:
         raise UsageError(f"cannot read {path}", detail=f"{error.strerror}.") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Corrupt(
             f"{path} is no plan", detail=f"{error}.", hint="Make one with 'pitr plan -o FILE'."
         ) from None

@@ -55,8 +55,8 @@ class WatchedCommand:
     `changes` are what they did to tables, in order. `by` is how the command's transactions were
     told from others: BY_XID, or BY_WINDOW when all are taken for the command's; `others` are the
     transactions that are not. `doubt` says why work of others may be among it, None when it is not
-    or the user said so; `may_repair`, whether it may be taken back without asking. `columns` are
-    those dropped, by table; `empty` are tables that are known to have been empty before.
+    or the user said so: in doubt nothing is taken back without asking. `columns` are those
+    dropped, by table; `empty` are tables that are known to have been empty before.
     """
 
     transactions: Sequence[Transaction]
@@ -66,7 +66,6 @@ class WatchedCommand:
     columns: Mapping[str, Sequence[str]]
     empty: frozenset[str] = frozenset()
     doubt: str | None = None
-    may_repair: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +93,6 @@ class GuardOutcome:
     repair: GuardRepair | None = None
     passed: tuple[str, ...] = ()
     doubt: str | None = None
-    may_repair: bool = True
     fault: PitrError | None = None
 
 
@@ -142,7 +140,6 @@ def guard_run(
         repair=repair_of(tables, found.transactions, before.name, after.name),
         passed=passed_limits(tables, found.empty, limits.max_deleted, limits.forbidden),
         doubt=found.doubt if found.transactions else None,
-        may_repair=found.may_repair,
     )
 
 

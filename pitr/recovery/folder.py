@@ -319,7 +319,7 @@ def _read(folder: Path) -> Recovery:
         recovery = msgspec.convert(document, Recovery)
         if schema != SCHEMA or recovery.id != folder.name:
             raise ValueError(f"schema {schema}, id {recovery.id}")
-    except ValueError as error:  # msgspec's own errors are ValueErrors
+    except (ValueError, RecursionError) as error:  # msgspec's own errors are ValueErrors
         raise Corrupt(
             f"recovery {folder.name!r} is damaged",
             detail=f"{folder / _ABOUT}: {error}.",

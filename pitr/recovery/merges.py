@@ -292,7 +292,7 @@ def _read(folder: Path) -> KeptMerge:
             outcome = None
             if (folder / _OUTCOME).exists():
                 outcome = MergeOutcome(str(_fields(folder / _OUTCOME)["outcome"]))
-        except (ValueError, KeyError) as error:
+        except (ValueError, KeyError, RecursionError) as error:
             raise Corrupt(
                 f"the record of the merge {folder.name!r} is damaged",
                 detail=f"{folder}: {error}.",

@@ -87,7 +87,7 @@ def test_limits_are_passed_and_repaired(shop: Path) -> None:
         "ALTER TABLE new RENAME TO orders", "DROP TABLE notes",
     )  # fmt: skip
     limits = ("--max-deleted", "2", "--forbid", "drop", "--auto-repair")
-    done = guard(shop, *limits, "--", *command)
+    done = guard(shop, *limits, "--window", "--", *command)
 
     assert done.code == 1, done.err
     found = tables_of(done)
@@ -96,6 +96,16 @@ def test_limits_are_passed_and_repaired(shop: Path) -> None:
     assert found["notes"]["dropped"]
     assert len(done.json["limits_passed"]) == 2
     assert done.json["repaired"]["inserted"] == 3, done.json
+
+
+def test_nothing_is_repaired_by_itself_while_others_may_have_done_it(shop: Path) -> None:
+    """A commit in a SQLite file does not tell who made it: the user has to say so."""
+    done = guard(shop, "--max-deleted", "0", "--auto-repair", "--", *script("DELETE FROM orders"))
+
+    assert done.code == 1, done.err
+    assert "work of others may be among it" in done.err + done.out
+    assert done.json["repaired"] is None
+    assert done.json["repair"]
 
 
 def test_within_the_limits_nothing_is_repaired(shop: Path) -> None:

@@ -88,7 +88,6 @@ def _finish(
         others=[one for one in found if one.xid not in own],
         by=BY_XID if is_told else BY_WINDOW,
         doubt=None if is_told or by_window else reason or _NOT_STAMPED,
-        may_repair=is_told or by_window,
         columns=dropped_columns(tables, now, with_subxids if is_told else None),
         empty=_empty(tables),
     )

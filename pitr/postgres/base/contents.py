@@ -11,10 +11,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from pitr.postgres.wal.segment_name import is_segment_bytes
 from pitr.vocabulary.position import Lsn
 
 # A chunk is what is fetched for one block; the blocks of archived WAL are as large.
 CHUNK_BYTES = 128 << 10
+# A chunk is in memory as a whole: what declares a larger one is damage or malice.
+CHUNK_BYTES_MAX = 16 << 20
+_BLOCK_BYTES_MAX = 32 << 10
 
 BACKUP_LABEL = "backup_label"
 TABLESPACE_MAP = "tablespace_map"
@@ -103,6 +107,16 @@ class BaseInfo:
     def major(self) -> int:
         """Return the major version of the server."""
         return self.server_version // 10000
+
+
+def is_plausible(info: BaseInfo) -> bool:
+    """Return whether the sizes that a base declares are those that a cluster can have."""
+    return (
+        0 < info.chunk_bytes <= CHUNK_BYTES_MAX
+        and 0 < info.block_size <= _BLOCK_BYTES_MAX
+        and is_segment_bytes(info.wal_segment_bytes)
+        and all(space.oid > 0 for space in info.tablespaces)
+    )
 
 
 class Span(NamedTuple):

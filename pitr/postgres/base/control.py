@@ -32,6 +32,10 @@ _SIZES = struct.Struct("<IIII")  # at 216
 _CHECKSUMS_AT = 252
 CONTROL_BYTES_MIN = 296
 _MAP_MAGIC = 0x592717
+_LSN = r"[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}"
+_REDO = re.compile(rf"^START WAL LOCATION: ({_LSN}) \(file ([0-9A-F]{{24}})\)", re.MULTILINE)
+_CHECKPOINT_AT = re.compile(rf"^CHECKPOINT LOCATION: ({_LSN})$", re.MULTILINE)
+_ON = re.compile(r"^START TIMELINE: ([0-9]{1,10})$", re.MULTILINE)
 _MAP_HEAD = struct.Struct("<ii")
 _MAP_ENTRY = struct.Struct("<II")
 
@@ -120,9 +124,7 @@ class BackupLabel:
 
 def parse_backup_label(text: str) -> BackupLabel:
     """Read a backup_label. Raises CorruptDatabase when a line that recovery needs is missing."""
-    redo = re.search(r"^START WAL LOCATION: (\S+) \(file ([0-9A-F]{24})\)", text, re.MULTILINE)
-    checkpoint = re.search(r"^CHECKPOINT LOCATION: (\S+)", text, re.MULTILINE)
-    timeline = re.search(r"^START TIMELINE: (\d+)", text, re.MULTILINE)
+    redo, checkpoint, timeline = _REDO.search(text), _CHECKPOINT_AT.search(text), _ON.search(text)
     if redo is None or checkpoint is None:
         raise CorruptDatabase(
             "backup_label of the base backup cannot be read",

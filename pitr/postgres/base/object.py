@@ -20,7 +20,7 @@ import xxhash
 from pitr.archive.document import newer_format
 from pitr.archive.object import ObjectReader, Section, encode_object
 from pitr.errors import CorruptObject
-from pitr.postgres.base.contents import BaseFile, BaseInfo
+from pitr.postgres.base.contents import CHUNK_BYTES_MAX, BaseFile, BaseInfo, is_plausible
 
 # Level 3 would take twice the time for little: docs/formats/postgres-archive.md has figures.
 ZSTD_LEVEL = 1
@@ -106,6 +106,8 @@ def read_pack_directory(reader: ObjectReader) -> Iterator[PackEntry]:
         raise CorruptObject(reader.key, "The lengths in its directory contradict its size.")
     for index in range(0, len(lengths), 2):
         stored, raw = lengths[index], lengths[index + 1]
+        if raw > CHUNK_BYTES_MAX:
+            raise CorruptObject(reader.key, f"A chunk in it declares {raw} bytes.")
         at = index // 2 * DIGEST_BYTES
         yield PackEntry(digests[at : at + DIGEST_BYTES], begin, stored, raw)
         begin += stored
@@ -195,8 +197,10 @@ class BaseManifest:
         try:
             info = _BASE_INFO.decode(self._reader.section(_HEAD))
             _ = info.start, info.end
-        except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
+        except (msgspec.DecodeError, ValueError, RecursionError) as error:
             raise CorruptObject(key, f"Its head does not decode: {error}.") from None
+        if not is_plausible(info):
+            raise CorruptObject(key, "Its head declares sizes that no cluster has.")
         if BASE_PREFIX + info.id != key:
             raise CorruptObject(key, f"It says that it is the base {info.id!r}.")
         return info
@@ -219,6 +223,10 @@ class BaseManifest:
                 first,
             )
             first += -(-size // self.info.chunk_bytes)
+        # Whoever reads a file allocates for it: its chunks have to be there first.
+        known = sum(entry.raw for entry in self._reader.entries if entry.id >= _DIGESTS)
+        if first != known // DIGEST_BYTES:
+            raise CorruptObject(key, f"Its files have {first} chunks, it knows another number.")
         return found
 
     def packs(self) -> list[str]:

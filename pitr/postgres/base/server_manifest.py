@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import msgspec
 
 from pitr.errors import Corrupt
+from pitr.vocabulary.position import Lsn
 
 _CHECKSUM_LINE = b'"Manifest-Checksum"'
 
@@ -70,8 +71,12 @@ def read_server_manifest(data: bytes) -> ServerManifest:
     if not mark or hashlib.sha256(body).hexdigest().encode() not in rest:
         raise _damaged("Its own checksum does not match its bytes.")
     try:
-        return msgspec.json.decode(data, type=ServerManifest)
-    except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
+        found = msgspec.json.decode(data, type=ServerManifest)
+        # Names and positions are decoded when they are asked for: no fault may wait until then.
+        _ = [file.name for file in found.files]
+        _ = [Lsn.parse(part.end_lsn) for part in found.wal_ranges]
+        return found
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise _damaged(f"It does not decode: {error}.") from None
 
 

@@ -25,6 +25,8 @@ _LINK = slice(157, 257)
 _MAGIC = slice(257, 262)
 _PREFIX = slice(345, 500)
 _ZEROS = bytes(_BLOCK)
+# The largest file offset, and more than any size or time.
+_NUMBER_MAX = (1 << 63) - 1
 
 
 class MemberKind(enum.Enum):
@@ -120,6 +122,8 @@ def read_header(block: bytes) -> Member:
     prefix = _text(block[_PREFIX])
     path = f"{prefix}/{name}" if prefix else name
     path = path.removeprefix("./").rstrip("/")
+    if path.startswith("/") or ".." in path.split("/"):
+        raise Corrupt("a tar member would lead out of its folder", detail=f"Its path is {path!r}.")
     return Member(path, kind, size, mode, modified_s, _text(block[_LINK]))
 
 
@@ -134,8 +138,14 @@ _KINDS = {
 def _number(field: bytes) -> int:
     """Read a number: octal digits, or base 256 when the first bit is set. Raises ValueError."""
     if field[0] & 0x80:
-        return int.from_bytes(field[1:])
-    return int(field.rstrip(b" \0") or b"0", 8)
+        number = int.from_bytes(field[1:])
+        if number > _NUMBER_MAX:
+            raise ValueError("a number that PostgreSQL never writes")
+        return number
+    digits = field.strip(b" \0") or b"0"
+    if not digits.isdigit():  # int() would take signs and underscores too
+        raise ValueError("no octal number")
+    return int(digits, 8)
 
 
 def _text(field: bytes) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from pitr.archive.store import Store
+from pitr.errors import CorruptObject
 from pitr.postgres.catalog.reading import (
     PREFIX,
     Database,
@@ -227,12 +228,7 @@ class CatalogMap:
 
     def chain_length(self, key: str) -> int:
         """Return how many deltas lie between a reading and the full one that it rests on."""
-        length = 0
-        reading = self._readings[key]
-        while reading.base is not None:
-            reading = self._by_key(reading.base)
-            length += 1
-        return length
+        return len(self._chain(self._readings[key])) - 1
 
     # --- reading ---------------------------------------------------------------------------------
 
@@ -269,13 +265,21 @@ class CatalogMap:
         history.head = item.key
 
     def _state_of(self, reading: Reading) -> dict[int, Relation]:
-        chain = [reading]
-        while chain[-1].base is not None:
-            chain.append(self._by_key(chain[-1].base))
         state: dict[int, Relation] = {}
-        for step in reversed(chain):
+        for step in reversed(self._chain(reading)):
             state = _applied(state, step)
         return state
+
+    def _chain(self, reading: Reading) -> list[Reading]:
+        """Return a reading, what it rests on, and so on to a full one. Raises CorruptObject."""
+        chain = [reading]
+        passed: set[str] = set()
+        while (key := chain[-1].base) is not None:
+            if key in passed:
+                raise CorruptObject(key, "Readings rest on each other in a circle.")
+            passed.add(key)
+            chain.append(self._by_key(key))
+        return chain
 
     def _by_key(self, key: str) -> Reading:
         if key not in self._readings:

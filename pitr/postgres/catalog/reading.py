@@ -75,6 +75,10 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     databases: list[Database] = []
     superuser: str | None = None
 
+    def __post_init__(self) -> None:
+        if not (0 <= self.position < 1 << 64 and 0 <= self.timeline < 1 << 32):
+            raise ValueError("its position is none")
+
 
 # Made here, in one thread: pitr/archive/document.py says why.
 _READING = msgspec.json.Decoder(Reading)
@@ -123,5 +127,5 @@ def decode_reading(key: str, data: bytes) -> Reading:
         )
     try:
         return _READING.decode(reader.section(_DOCUMENT))
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise CorruptObject(key, f"Its document does not decode: {error}.") from None

@@ -27,6 +27,7 @@ from pitr.postgres.index.parquet import (
 from pitr.postgres.index.rows import BY_NAME, COLUMNS, NAMES, RowKind, Rows
 from pitr.postgres.wal.page import advance, align
 from pitr.postgres.wal.record import RelationFile
+from pitr.postgres.wal.segment_name import is_segment_bytes
 
 FORMAT = "1"
 _CREATED_BY = "pitr index version 1"
@@ -71,9 +72,12 @@ class Stretch:
             if properties["pitr.format"] != FORMAT:
                 raise Damaged(f"the index has format {properties['pitr.format']}")
             names = ("timeline", "begin", "end", "next", "segment_bytes")
-            return cls(*(int(properties[f"pitr.{name}"]) for name in names))
+            found = cls(*(int(properties[f"pitr.{name}"]) for name in names))
         except (KeyError, ValueError) as error:
             raise Damaged(f"the file's metadata is not that of an index: {error}") from None
+        if not is_segment_bytes(found.segment_bytes) or found.next_lsn < found.begin:
+            raise Damaged("the file's metadata has positions that cannot be")
+        return found
 
 
 def encode_index(

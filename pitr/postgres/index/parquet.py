@@ -19,6 +19,7 @@ from typing import Any
 
 import zstandard
 
+from pitr.archive.object import ZSTD_GROWTH_MAX
 from pitr.postgres.index.packing import (
     Buffer,
     column_bounds,
@@ -381,12 +382,17 @@ def _read_page(data: bytes, at: int) -> tuple[tuple[int, bytes], int]:
     header, begin = decode_struct(data, at)
     kind, raw_bytes, stored_bytes = header[1], header[2], header[3]
     end = begin + stored_bytes
-    if not begin <= end <= len(data) or not 0 <= raw_bytes <= _PAGE_BYTES_MAX:
+    if not begin <= end <= len(data) or not 0 <= raw_bytes <= min(
+        _PAGE_BYTES_MAX, stored_bytes * ZSTD_GROWTH_MAX
+    ):
         raise Damaged("a page does not fit its column")
     stored = data[begin:end]
     if zlib.crc32(stored) != header[4] & 0xFFFFFFFF:
         raise Damaged("the checksum of a page does not match")
     try:
+        # A frame may declare any size of its own, and that is what zstandard would allocate.
+        if zstandard.frame_content_size(stored) != raw_bytes:
+            raise Damaged(f"a page declares another size than {raw_bytes} bytes")
         raw = zstandard.ZstdDecompressor().decompress(stored, max_output_size=raw_bytes)
     except zstandard.ZstdError as error:
         raise Damaged(f"a page does not decompress: {error}") from None

@@ -161,13 +161,15 @@ def _decode(data: bytes, at: int, kind: int, depth: int) -> tuple[Value, int]:
             raise ValueError("a string reaches past the end of the metadata")
         return data[at : at + size], at + size
     if kind in (_LIST, _SET):
-        return _decode_list(data, at, depth)
+        return _decode_list(data, at, depth + 1)
     if kind in (_BYTE, _TRUE, _FALSE):
         return data[at], at + 1
     raise ValueError(f"the metadata has a value of type {kind}")
 
 
 def _decode_list(data: bytes, at: int, depth: int) -> tuple[Value, int]:
+    if depth > _DEPTH_MAX:
+        raise ValueError("the metadata is nested too deep")
     size, kind = data[at] >> 4, data[at] & 0x0F
     at += 1
     if size == 15:
@@ -176,6 +178,6 @@ def _decode_list(data: bytes, at: int, depth: int) -> tuple[Value, int]:
         raise ValueError("a list reaches past the end of the metadata")
     values = []
     for _ in range(size):
-        value, at = _decode(data, at, kind, depth + 1)
+        value, at = _decode(data, at, kind, depth)
         values.append(value)
     return values, at

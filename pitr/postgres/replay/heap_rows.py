@@ -56,9 +56,10 @@ def heap_rows(data: bytes) -> Iterator[HeapRow]:
     for begin in range(0, len(data) - PAGE_BYTES + 1, PAGE_BYTES):
         page = data[begin : begin + PAGE_BYTES]
         lower = int.from_bytes(page[12:14], "little")
-        for (pointer,) in struct.iter_unpack("<I", page[_LINE_POINTERS_AT : max(lower, 24)]):
+        end = min(max(lower, _LINE_POINTERS_AT), PAGE_BYTES) & -4
+        for (pointer,) in struct.iter_unpack("<I", page[_LINE_POINTERS_AT:end]):
             offset, flags, length = pointer & 0x7FFF, pointer >> 15 & 3, pointer >> 17
-            if flags != _NORMAL or offset + length > PAGE_BYTES:
+            if flags != _NORMAL or length < _TUPLE.size or offset + length > PAGE_BYTES:
                 continue
             xmin, xmax, _, mask, header = _TUPLE.unpack_from(page, offset)
             yield HeapRow(xmin, xmax, mask, page[offset + header : offset + length])

@@ -108,7 +108,8 @@ def open_source(base: Base, wal: ArchivedWal) -> ReplaySource:
             f"{of_wal[0]}, PostgreSQL {of_wal[1]}.",
             hint="Name the WAL of the cluster that was backed up.",
         )
-    return ReplaySource(base, wal, control, parse_backup_label(base.backup_label.decode()))
+    label = parse_backup_label(base.backup_label.decode(errors="replace"))
+    return ReplaySource(base, wal, control, label)
 
 
 @dataclass(frozen=True, slots=True)

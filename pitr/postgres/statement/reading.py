@@ -58,6 +58,10 @@ def read_statement(text: str) -> Named:
         raise UsageError(
             "the statement is not understood", detail=f"{_said(error)}.", hint=_HINT
         ) from None
+    except UnicodeEncodeError:
+        raise UsageError(
+            "the statement is not understood", detail="It has bytes that are no UTF-8.", hint=_HINT
+        ) from None
     if len(statements) != 1:
         raise UsageError(
             f"this is not one statement but {len(statements)}" if statements else "it is empty",

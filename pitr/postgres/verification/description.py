@@ -49,8 +49,10 @@ def describe_object(data: bytes) -> list[str]:
 def _wal(reader: ObjectReader) -> Iterator[str]:
     try:
         head = msgspec.json.decode(reader.section(_HEAD_OF_WAL), type=WalHead)
+        if not head.is_possible:
+            raise ValueError("it is no piece of WAL")
         reader.key = head.key
-    except (msgspec.DecodeError, ValueError) as error:
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise CorruptObject(reader.key, f"Its head does not decode: {error}.") from None
     stored = WalObject.of_reader(reader)
     part = "whole" if head.is_whole else f"bytes {head.begin} to {head.end}"
@@ -97,7 +99,7 @@ def _pack(reader: ObjectReader) -> Iterator[str]:
 def _base(reader: ObjectReader) -> Iterator[str]:
     try:
         info = msgspec.json.decode(reader.section(_HEAD_OF_BASE), type=BaseInfo)
-    except (msgspec.DecodeError, ValueError) as error:
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise CorruptObject(reader.key, f"Its head does not decode: {error}.") from None
     reader.key = BASE_PREFIX + info.id
     manifest = BaseManifest(reader)
@@ -124,7 +126,7 @@ def _base(reader: ObjectReader) -> Iterator[str]:
 def _reading(reader: ObjectReader) -> Iterator[str]:
     try:
         reading = msgspec.json.decode(reader.section(_DOCUMENT), type=Reading)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise CorruptObject(reader.key, f"Its document does not decode: {error}.") from None
     yield f"database     {reading.database or 'the list of databases'}"
     yield f"position     {Lsn(reading.position)} of timeline {reading.timeline}"

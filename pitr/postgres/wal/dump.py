@@ -101,9 +101,13 @@ def _payload_text(payload: Payload) -> str:
 
 
 def _block(block: BlockReference) -> str:
-    fork = "" if block.fork == Fork.MAIN else f" fork {Fork(block.fork).name.lower()}"
+    fork = "" if block.fork == Fork.MAIN else f" fork {_fork_name(block.fork)}"
     image = " FPW" if block.image and block.image.is_applied else ""
     return f", blkref #{block.id}: rel {block.file}{fork} blk {block.block}{image}"
+
+
+def _fork_name(fork: int) -> str:
+    return Fork(fork).name.lower() if fork in Fork._value2member_map_ else str(fork)
 
 
 def _lsn(lsn: int) -> str:

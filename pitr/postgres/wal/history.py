@@ -14,7 +14,7 @@ from pitr.errors import CorruptWal
 from pitr.postgres.wal.segment_name import history_name
 from pitr.vocabulary.position import Lsn
 
-_LINE = re.compile(r"\s*(\d+)\s+([0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8})(?:\s+(.*))?")
+_LINE = re.compile(r"\s*([0-9]{1,10})\s+([0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8})(?:\s+(.*))?")
 
 
 @dataclass(frozen=True, slots=True)

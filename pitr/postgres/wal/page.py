@@ -19,6 +19,8 @@ PAGE_BYTES = 8192
 SHORT_HEADER_BYTES = 24
 LONG_HEADER_BYTES = 40
 ALIGNMENT = 8
+# Positions beyond are damage: at a GB/s it would take more than a century to come here.
+LSN_MAX = 1 << 62
 
 FIRST_IS_CONTRECORD = 0x01
 HAS_LONG_HEADER = 0x02
@@ -101,7 +103,7 @@ def decode_segment_header(data: Bytes) -> SegmentHeader:
             f"WAL pages of {header.page_bytes} bytes are not supported",
             detail=f"pitr reads pages of {PAGE_BYTES} bytes, PostgreSQL's default.",
         )
-    if header.address % size:
+    if header.address % size or header.address >= LSN_MAX:
         raise CorruptWal(
             "the WAL segment does not begin with its first page",
             detail=f"Its page has the address {header.address:X}, its segments {size} bytes.",

@@ -22,7 +22,7 @@ from pitr.archive.document import newer_format
 from pitr.archive.object import ObjectReader, Section, decompress, encode_object
 from pitr.archive.store import Store
 from pitr.errors import CorruptObject
-from pitr.postgres.wal.segment_name import SegmentName
+from pitr.postgres.wal.segment_name import SegmentName, is_segment_bytes
 from pitr.vocabulary.position import Lsn
 
 KIND = b"WALS"
@@ -49,6 +49,16 @@ class WalHead(msgspec.Struct, frozen=True, kw_only=True):
     end: int
     system_identifier: str
     page_magic: int
+
+    @property
+    def is_possible(self) -> bool:
+        """Return whether there can be such a piece of WAL: what follows may be computed then."""
+        return (
+            is_segment_bytes(self.segment_bytes)
+            and 0 <= self.begin < self.end <= self.segment_bytes
+            and 0 < self.timeline < 1 << 32
+            and 0 <= self.segment < (1 << 63) // self.segment_bytes
+        )
 
     @property
     def is_whole(self) -> bool:
@@ -148,11 +158,11 @@ class WalObject:
         self._reader = reader
         try:
             self.head = _WAL_HEAD.decode(reader.section(_HEAD))
-            is_named = self.head.key == reader.key
-        except (msgspec.DecodeError, ValueError) as error:
+            is_named = self.head.is_possible and self.head.key == reader.key
+        except (msgspec.DecodeError, ValueError, RecursionError) as error:
             raise CorruptObject(reader.key, f"Its head does not decode: {error}.") from None
         if not is_named:
-            raise CorruptObject(reader.key, f"By its head it belongs at {self.head.key}.")
+            raise CorruptObject(reader.key, "Its head says that it is another piece of WAL.")
         self._lengths = self._column("I", _LENGTHS)
         self._digests = self._column("Q", _DIGESTS)
         self._ends = self._frame_ends()

@@ -93,7 +93,11 @@ class Snapshot:
 
     def leaves(self, root: int) -> Iterator[int]:
         """Yield the leaves of a b-tree in key order, reading interior pages as they come."""
-        return self._leaves_below(root, self.height(root))
+        found = self._leaves_below(root, self.height(root))
+        for count, page_number in enumerate(found, start=1):
+            if count > self.page_count:
+                raise damaged(root, "Its b-tree names a page twice.")
+            yield page_number
 
     def _leaves_below(self, page_number: int, height: int) -> Iterator[int]:
         if height == 1:

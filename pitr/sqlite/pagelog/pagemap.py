@@ -15,12 +15,14 @@ import msgspec
 from pitr.archive.document import newer_format
 from pitr.archive.object import ObjectReader, Section, encode_object
 from pitr.errors import CorruptObject
-from pitr.sqlite.pagelog.segment import FIRST_CHAIN, CommitKind, SegmentIndex
+from pitr.sqlite.pagelog.segment import FIRST_CHAIN, PAGE_SIZES, CommitKind, SegmentIndex
 
 KIND = b"PMAP"
 VERSION = 1
 BLOCK_PAGES = 16384
 _HEAD = 0
+# Files that are made longer than the database needs, as by SQLITE_FCNTL_CHUNK_SIZE.
+_SPARE_PAGES = 1 << 16
 _COMMITS = 1_000_000
 _DIGESTS = 2_000_000
 
@@ -49,6 +51,7 @@ class CurrentPages:
         self.chain = FIRST_CHAIN
         self.commits = array("Q")
         self.digests = array("Q")
+        self._room = 0  # by how much the commit that is being applied may grow the database
 
     @property
     def page_count(self) -> int:
@@ -81,15 +84,28 @@ class CurrentPages:
         number, entries = index.commit_at(ordinal), index.entries_of(ordinal)
         self.page_size = index.page_size
         if entries:
-            self.resize(max(self.page_count, index.numbers[entries[-1]]))
+            numbers = index.numbers[entries.start : entries.stop]
+            self._grow(index, min(numbers), max(numbers), len(numbers))
+            self.resize(max(self.page_count, max(numbers)))
         for entry in entries:
             self.record(index.numbers[entry], number, index.digests[entry])
         if index.records:
             record = index.records[ordinal]
+            self._grow(index, 1, record.page_count, 0)
+            self._room = 0
             if record.kind is CommitKind.BASE:
                 self._forget_all_but(number)
             self.resize(record.page_count)
             self.commit, self.chain = record.number, record.chain
+
+    def _grow(self, index: SegmentIndex, least: int, greatest: int, written: int) -> None:
+        """Raise CorruptObject for more growth than the pages written in a commit can explain.
+
+        A page is written or, when it is new and free, named by a trunk of the freelist that is.
+        """
+        self._room += written * (index.page_size // 4)
+        if least < 1 or greatest > self.page_count + self._room + _SPARE_PAGES:
+            raise CorruptObject(index.key, f"Its pages up to {greatest} cannot come from it.")
 
     def _forget_all_but(self, number: int) -> None:
         """Forget the pages that a base did not write: what they were, they are no more."""
@@ -131,9 +147,9 @@ class PageMap:
         try:
             head = _HEAD_DECODER.decode(reader.section(_HEAD))
             self.chain = bytes.fromhex(head.chain)
-        except (msgspec.DecodeError, ValueError) as error:
+        except (msgspec.DecodeError, ValueError, RecursionError) as error:
             raise CorruptObject(reader.key, f"Its head cannot be read: {error}.") from None
-        if head.block_pages < 1 or head.page_count < 0:
+        if head.block_pages < 1 or head.page_count < 0 or head.page_size not in PAGE_SIZES:
             raise CorruptObject(reader.key, "Its head declares impossible sizes.")
         self.commit = head.commit
         self.page_size = head.page_size

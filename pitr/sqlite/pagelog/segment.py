@@ -26,6 +26,7 @@ from pitr.errors import CorruptObject
 KIND = b"SEGM"
 VERSION = 1
 FIRST_CHAIN = bytes(16)
+PAGE_SIZES = frozenset(1 << n for n in range(9, 17))
 
 _PAGES, _HEAD, _COMMITS, _NUMBERS, _LENGTHS, _DIGESTS = range(6)
 # number, first covered, kind, has WAL mark, zero, fork, time begin, time end, page count, entries,
@@ -370,7 +371,7 @@ class SegmentIndex:
             head = _HEAD_DECODER.decode(reader.section(_HEAD))
             self.chain_before = bytes.fromhex(head.chain_before)
             self.chain_after = bytes.fromhex(head.chain_after)
-        except (msgspec.DecodeError, ValueError) as error:
+        except (msgspec.DecodeError, ValueError, RecursionError) as error:
             raise CorruptObject(self.key, f"Its head cannot be read: {error}.") from None
         self.page_size = head.page_size
         self.first, self.last, self.part = head.first, head.last, head.part
@@ -381,6 +382,8 @@ class SegmentIndex:
         begin, end = reader.extent(_PAGES)
         self.offsets = array("Q", accumulate(self.lengths, initial=begin))
         self._read_commits(reader.section(_COMMITS))
+        if self.page_size not in PAGE_SIZES:
+            raise CorruptObject(self.key, f"Its pages are said to have {self.page_size} bytes.")
         if not len(self.numbers) == len(self.lengths) == len(self.digests):
             raise CorruptObject(self.key, "Its index columns differ in length.")
         if self.offsets[-1] != end:
@@ -416,13 +419,16 @@ class SegmentIndex:
             raise CorruptObject(self.key, "Its commit table is cut short.")
         self.records: list[CommitRecord] = []
         self.begins = array("Q")  # the first entry of each record; one more at the end
-        entry = 0
+        entry = before = 0
         for fields in _COMMIT.iter_unpack(data):
             number, first, kind, has_wal, _zero, fork, begin_us, end_us, page_count, entries = (
                 fields[:10]
             )
             if kind not in CommitKind._value2member_map_:
                 raise CorruptObject(self.key, f"Commit {number} is of unknown kind {kind}.")
+            if not before < first <= number:
+                raise CorruptObject(self.key, f"Commit {number} is out of order.")
+            before = number
             wal = WalMark(*fields[10:15]) if has_wal else None
             self.records.append(
                 CommitRecord(

@@ -209,7 +209,7 @@ class _Follower:
             self._found.last_good.append(tile.first - 1)
             self._current = None
         else:
-            self._apply(indexes)
+            self._apply_whole(indexes)
         self._next = tile.last + 1
 
     def _index(self, key: str, size: int) -> SegmentIndex:
@@ -229,6 +229,13 @@ class _Follower:
             self._current = None
         elif self._current is not None and indexes[0].chain_before != self._current.chain:
             raise CorruptObject(indexes[0].key, "It does not follow the commits before it.")
+
+    def _apply_whole(self, indexes: list[SegmentIndex]) -> None:
+        try:
+            self._apply(indexes)
+        except CorruptObject as error:
+            self._found.damage(error.key, error.reason)
+            self._current = None
 
     def _apply(self, indexes: list[SegmentIndex]) -> None:
         if self._current is None:
