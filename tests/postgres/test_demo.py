@@ -15,6 +15,7 @@ from tests.cli.commands import PITR, environment
 _SECONDS = 540
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(_SECONDS + 30)
 def test_demo_on_postgres_ends_with_the_rows_brought_back(tmp_path: Path) -> None:
     """A server of its own, a writer whose work survives, and nothing left behind."""

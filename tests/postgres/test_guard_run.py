@@ -192,7 +192,6 @@ def test_command_whose_driver_knows_no_stamp_is_counted_by_the_window(site: Site
     assert done.json["repaired"]["inserted"] == 1
 
 
-@pytest.mark.every_major
 def test_stamp_is_on_the_commits_of_the_command_alone(
     make_server: ServerMaker, tmp_path: Path
 ) -> None:
