@@ -21,6 +21,7 @@ from tests.postgres.site import ROWS, Site, new_site
 
 # id, v, pad; and a number that the row keeps whatever happens to it.
 Row = tuple[int, int, str, int]
+MORE_SEEDS = [pytest.param(seed, marks=pytest.mark.soak) for seed in range(2, 12)]
 
 
 @pytest.fixture
