@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from pitr.errors import UsageError
 from tests.postgres.trap_lab import Lab, Traps, making_lab, warned
 
 trap = Traps()
@@ -197,6 +198,9 @@ def test_t40_column_that_was_added_and_must_not_be_null(lab: Lab) -> None:
     """It needs --set, whose expression is over the row as it was; one with a default does not."""
     lab.world.run("alter table t40 add b text not null, add c int not null default 7")
     assert list(lab.blocked("t40")) == ["schema_drift"]
+    for name in ("a", "no_such", "t40.a", "other.b"):
+        with pytest.raises(UsageError, match=f"--set {name} names no column"):
+            lab.plan("t40", set_columns={name: "1"})
     assert lab.back("t40", set_columns={"b": "a || id"}) == {"public.t40": ([], ["(1,x,x1,7)"])}
 
 

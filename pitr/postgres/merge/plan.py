@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from pitr.errors import UsageError
 from pitr.merge.blocking import combined, too_many_rows
 from pitr.merge.fingerprint import fingerprint
 from pitr.merge.rules import action_counts, actions_of, conflicts_of, resolution_of_rows
@@ -28,7 +29,12 @@ from pitr.postgres.merge.rehearsal import (
     without_partition,
 )
 from pitr.postgres.merge.script import script_of
-from pitr.postgres.merge.writability import checked_values, judge_table, rights_missing
+from pitr.postgres.merge.writability import (
+    column_meant,
+    judge_table,
+    rights_missing,
+    with_values,
+)
 from pitr.postgres.tables.definition import Creation, ForeignKey, Table
 from pitr.postgres.tables.reading import read_dependents, read_foreign_keys, read_table
 from pitr.postgres.tables.session import Connection, rows_of
@@ -91,6 +97,7 @@ class _Planner:
     def plan(self, classified: Sequence[ClassifiedTable]) -> PreparedPlan:
         """Make the plan: tables first, then what is in the way, then what it all comes to."""
         tables = [self._planned(table) for table in classified]
+        self._check_set(tables)
         for table in tables:
             self._judge(table)
         self._find_conflicts(tables)
@@ -110,7 +117,19 @@ class _Planner:
         planned = PlannedTable(classified=table, actions=actions_of(self._options))
         if table.aligned.live is None:
             return planned
-        return checked_values(planned, self._options.set_columns)
+        return with_values(planned, self._options.set_columns)
+
+    def _check_set(self, tables: Sequence[PlannedTable]) -> None:
+        """Raise UsageError for a --set that no table has taken: a value would silently be lost."""
+        there = [table for table in tables if table.aligned.live is not None]
+        added = [f"{table.name}.{name}" for table in there for name in table.aligned.drift.added]
+        for name, _ in self._options.set_columns:
+            if not any(column_meant(table, name) for table in there):
+                raise UsageError(
+                    f"--set {name} names no column that was added since",
+                    detail=f"Added since: {', '.join(added) or 'none'}.",
+                    hint="Name a column that the table did not have at the target.",
+                )
 
     def _judge(self, table: PlannedTable) -> None:
         self._blockers += rights_missing(self._live, table)

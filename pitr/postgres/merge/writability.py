@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from pitr.errors import PrivilegeMissing, UsageError
+from pitr.errors import PrivilegeMissing
 from pitr.postgres.merge.planned import PlannedTable
 from pitr.postgres.tables.name import quoted
 from pitr.postgres.tables.session import Connection, value_of
@@ -209,23 +209,14 @@ def _downstream(table: PlannedTable) -> Iterator[str]:
         yield f"{table.name}: has {live.partitions} partitions, each of which may be locked"
 
 
-def checked_values(table: PlannedTable, options: tuple[tuple[str, str], ...]) -> PlannedTable:
-    """Return the table with the values of --set that concern it.
+def with_values(table: PlannedTable, options: tuple[tuple[str, str], ...]) -> PlannedTable:
+    """Return the table with the values of --set that concern it."""
+    found = ((column_meant(table, name), expression) for name, expression in options)
+    return replace(table, values=tuple((name, value) for name, value in found if name is not None))
 
-    Raises UsageError for a column, written with the table's name, that was not added since.
-    """
-    added = set(table.aligned.drift.added)
-    found = []
-    for name, expression in options:
-        place, _, column = name.rpartition(".")
-        if place and place not in (table.name, table.aligned.before.name.name):
-            continue
-        if column in added:
-            found.append((column, expression))
-        elif place:
-            raise UsageError(
-                f"--set {name} names no column that was added since",
-                detail=f"Added to {table.name}: {', '.join(sorted(added)) or 'none'}.",
-                hint="Name a column that the table did not have at the target.",
-            )
-    return replace(table, values=tuple(found))
+
+def column_meant(table: PlannedTable, name: str) -> str | None:
+    """Return the column, one that was added since, that a name of --set means of a table."""
+    place, _, column = name.rpartition(".")
+    is_here = not place or place in (table.name, table.aligned.before.name.name)
+    return column if is_here and column in table.aligned.drift.added else None
