@@ -211,6 +211,7 @@ class Soak:
         try:
             # A commit of SQLite that no capture saw by itself cannot be taken back by itself.
             with self.site.calm:
+                self.site.wait_until_current(side.name)
                 found = side.accident(self.site, self._chance)
             if found is None:
                 return
