@@ -159,7 +159,7 @@ class World:
         """
         lines = self.events().count("goes on after")
         self.start_capture()
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while self.events().count("goes on after") == lines:
             assert time.monotonic() < deadline, self.events()
             time.sleep(0.05)
