@@ -42,6 +42,8 @@ _REMOTE_READERS, _LOCAL_READERS = 8, 2
 # What one request fetches at most, and how much is put in order before anything is fetched.
 _GROUP_BYTES = 2 << 20
 _WINDOW_CHUNKS = 4096
+# PostgreSQL cuts relations there; a declared size beyond it is damage or malice.
+_FILE_BYTES_MAX = 1 << 30
 
 
 class BaseArchive:
@@ -147,8 +149,11 @@ class ArchivedBase:
         return self._files
 
     def read_file(self, path: str) -> bytes:
-        """Return a whole file."""
-        return self._read(Span(path, 0, self.files()[path].size))
+        """Return a whole file. Raises CorruptObject for one that is larger than any."""
+        size = self.files()[path].size
+        if size > _FILE_BYTES_MAX:
+            raise CorruptObject(BASE_PREFIX + self.info.id, f"It declares {size} bytes of {path}.")
+        return self._read(Span(path, 0, size))
 
     def read_blocks(self, path: str, begin: int, end: int) -> bytes:
         """Return the blocks `begin` to `end`, excluded, counted from the start of this file."""

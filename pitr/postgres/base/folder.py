@@ -167,11 +167,7 @@ class BaseFolder:
         with lying.path.open("rb", buffering=0) as file:
             data = os.pread(file.fileno(), end - begin, lying.offset + begin)
         if len(data) != end - begin:
-            raise Corrupt(
-                "the base backup was cut short",
-                detail=f"{lying.path} ends before byte {lying.offset + end}.",
-                hint="Use another base backup, or copy this one again.",
-            )
+            raise _cut_short(lying.path, lying.offset + end)
         with self._lock:
             self._bytes_read += len(data)
         return data
@@ -237,16 +233,27 @@ def _find_tars(folder: Path, base: Path) -> dict[str, _Lying]:
 
 def _members(path: Path, prefix: str) -> Iterator[tuple[str, _Lying]]:
     """Yield the members of a tar archive, whose headers alone are read."""
+    end = path.stat().st_size
     with path.open("rb") as file:
         while (block := file.read(_BLOCK)) and len(block) == _BLOCK and any(block):
             member = read_header(block)
             name = prefix + member.path
+            if member.size > end - file.tell():
+                raise _cut_short(path, file.tell() + member.size)
             is_wal = name.startswith(f"{_WAL}/")
             if member.path and member.kind is not MemberKind.LINK and not is_wal:
                 is_folder = member.kind is MemberKind.FOLDER
                 found = BaseFile(name, member.size, member.mode, member.modified_s, is_folder)
                 yield name, _Lying(found, path, file.tell())
             file.seek(member.size + -member.size % _BLOCK, os.SEEK_CUR)
+
+
+def _cut_short(path: Path, end: int) -> Corrupt:
+    return Corrupt(
+        "the base backup was cut short",
+        detail=f"{path} ends before byte {end}.",
+        hint="Use another base backup, or copy this one again.",
+    )
 
 
 def _location(place: Path, oid: str) -> str:

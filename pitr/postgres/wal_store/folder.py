@@ -28,7 +28,7 @@ from pitr.postgres.wal.page import (
     decode_page_header,
     decode_segment_header,
 )
-from pitr.postgres.wal.segment_name import SegmentName
+from pitr.postgres.wal.segment_name import SEGMENT_BYTES_MAX, SegmentName
 from pitr.postgres.wal_store.spans import WalSpan, WalSpans, no_wal
 from pitr.vocabulary.position import Lsn
 
@@ -36,6 +36,7 @@ _SEGMENT = re.compile(r"([0-9A-F]{24})(\.partial)?(\.gz|\.zst)?")
 _HISTORY = re.compile(r"([0-9A-F]{8})\.history(\.gz|\.zst)?")
 # Compressed segments are unpacked whole; a reader that goes forward needs one, two at a boundary.
 _UNPACKED_MAX = 4
+_PART_BYTES = 4 << 20
 
 
 class WalFolder:
@@ -222,8 +223,19 @@ class WalFolder:
             return file.read(LONG_HEADER_BYTES)
 
     def _whole(self, name: str) -> bytes:
+        parts: list[bytes] = []
+        left = SEGMENT_BYTES_MAX
         with self._open(name) as file:
-            data = file.read()
+            # A small packed file can unpack to any size: stop where no WAL file can go on.
+            while left >= 0 and (part := file.read(_PART_BYTES)):
+                parts.append(part)
+                left -= len(part)
+        if left < 0:
+            raise CorruptWal(
+                f"WAL file is damaged: {self._folder / name}",
+                detail=f"It holds more than {SEGMENT_BYTES_MAX >> 20} MiB, the largest segment.",
+            )
+        data = b"".join(parts)
         self.bytes_read += (self._folder / name).stat().st_size
         return data
 
