@@ -11,6 +11,7 @@ import os
 import re
 import shlex
 import sqlite3
+import stat
 import subprocess
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -56,8 +57,15 @@ def follow(engine: str, folder: Path, examples: dict[str, str]) -> dict[str, str
         done = pitr(folder, *words)
         assert done.code == 0, f"$ {line}\n{done.out}{done.err}"
         told[line] = done.out
-        print("$", line, done.out, done.err, sep="\n")
     return told
+
+
+def assert_private(folder: Path) -> None:
+    """Nobody else may enter a folder or read a file below: rows of production lie there."""
+    found = [folder, *folder.rglob("*")]
+    modes = {path: stat.S_IMODE(path.lstat().st_mode) for path in found if not path.is_symlink()}
+    assert len(modes) > 1
+    assert not {path: oct(mode) for path, mode in modes.items() if mode & 0o077}
 
 
 def deletion(folder: Path) -> dict[str, object]:
@@ -105,6 +113,8 @@ def test_runbook_on_sqlite(tmp_path: Path) -> None:
             told = follow("sqlite", tmp_path, {EXAMPLES["commit"]: position})
             rows = shop.execute("SELECT * FROM orders ORDER BY id").fetchall()
     assert rows == [*ROWS, (1000, "later", 1)]
+    assert_private(tmp_path / "archive")
+    assert_private(tmp_path / ".pitr")
     assert f"{LOST} inserted" in told["pitr merge --plan plan.json --yes"]
 
 
@@ -146,6 +156,10 @@ def test_runbook_on_postgresql(
         told = follow("postgresql", tmp_path, examples)
         rows = server.query("SELECT * FROM orders ORDER BY id", "shop")
     assert [tuple(row) for row in rows] == [*ROWS, (1000, "later", 1)]
+    for private in (tmp_path / "archive", tmp_path / "state"):
+        assert_private(private)
+    for sidecar in (folder / "sidecars").iterdir():
+        assert_private(sidecar)
     assert f"{LOST} inserted" in told["pitr merge --plan plan.json --yes"]
     [from_files] = [line for line in told if "--from-backup" in line]
     assert str(folder / "base") in from_files
