@@ -275,6 +275,9 @@ class BaseManifest:
         count = len(numbers) // 3
         if len(numbers) != 3 * count or len(digests) != count * DIGEST_BYTES:
             raise CorruptObject(self._reader.key, f"Its block {block} has uneven columns.")
+        # What does not compress becomes a little longer: twice as long is no chunk's frame.
+        if max(numbers[2 * count :], default=0) > 2 * self.info.chunk_bytes:
+            raise CorruptObject(self._reader.key, f"Its block {block} declares too long a chunk.")
         columns = (numbers[i * count : (i + 1) * count] for i in range(3))
         cut = (digests[at : at + DIGEST_BYTES] for at in range(0, len(digests), DIGEST_BYTES))
         return [ChunkPlace(*row) for row in zip(*columns, cut, strict=True)]
