@@ -79,6 +79,11 @@ def publish_new(temporary: Path, path: Path) -> None:
     _name_new(temporary, path)
 
 
+def private(path: str, flags: int) -> int:
+    """Open a file for this user alone, mode 0600 when it is made: an opener for `open`."""
+    return os.open(path, flags | os.O_CLOEXEC, 0o600)
+
+
 def make_folder(path: Path) -> None:
     """Create a folder, mode 0700, and the missing folders above it. Raises OSError."""
     if not path.parent.is_dir():

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import msgspec
 
-from pitr.durable import make_folder, write_new
+from pitr.durable import make_folder, private, write_new
 from pitr.errors import Corrupt, PreconditionFailed, UsageError
 from pitr.vocabulary.target import ResolvedTarget
 
@@ -95,7 +95,7 @@ class NewRecovery:
         """
         if folder.name != self.id or not folder.is_absolute():
             raise ValueError(f"{folder} is no folder of the recovery {self.id}")
-        with (self.folder / _ELSEWHERE).open("a") as file:
+        with open(self.folder / _ELSEWHERE, "a", opener=private) as file:
             file.write(f"{folder}\n")
 
     def finish(self, recovery: Recovery) -> None:

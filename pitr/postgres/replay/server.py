@@ -30,6 +30,7 @@ from pathlib import Path
 
 import psycopg
 
+from pitr.durable import private
 from pitr.errors import PreconditionFailed, SidecarFailed
 
 PORT = 5432
@@ -314,7 +315,7 @@ def _listen_to_interrupts() -> None:
 
 def _start(server: ServerFolder, socket: Path) -> subprocess.Popen[bytes]:
     is_root = os.geteuid() == 0
-    with server.log.open("ab") as log:
+    with open(server.log, "ab", opener=private) as log:
         server.account.own(server.log)
         return subprocess.Popen(
             [server.binaries.path("postgres"), "-D", server.data, "-k", socket],
