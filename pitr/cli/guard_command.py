@@ -30,7 +30,10 @@ _COMMAND_FAILED, _LIMIT_PASSED = 20, 1
 
 @click.group(cls=Group)
 def guard() -> None:
-    """Guard a migration: know what it destroys, before or after, and how to bring it back."""
+    """Guard a migration: know what it destroys.
+
+    Before it runs or after it, and how to bring the rows back.
+    """
 
 
 guard.add_command(check)

@@ -48,7 +48,9 @@ def prune(
     is_confirmed: bool,
     as_json: bool,
 ) -> None:
-    """Drop what the policy no longer needs, and never what a kept target needs.
+    """Drop what the policy no longer needs; see it first.
+
+    Never what a kept target needs.
 
     Without --yes it only shows what would go. With --keep and --keep-bases together what either
     keeps is kept. May run beside a capture, a backup and readers; killed anywhere, it has lost

@@ -150,9 +150,10 @@ def test_restore_as_text_is_told_in_a_few_lines(shop: Shop, tmp_path: Path) -> N
 
     assert lines[0].startswith("recovery  20")
     assert lines[1] == f"sidecar   {place}"
-    assert lines[2].startswith("took      ")
-    assert lines[4] == "table   rows  missing in live  differ  extra in live"
-    assert lines[6].split() == ["orders", "2", "-", "-", "-"]
+    assert lines[2] == "rows      where id > 1"
+    assert lines[3].startswith("took      ")
+    assert lines[5] == "table   rows  missing in live  differ  extra in live"
+    assert lines[7].split() == ["orders", "2", "-", "-", "-"]
     assert Path(place).is_file()
 
 

@@ -88,14 +88,3 @@ def test_detach_from_another_cluster_is_refused(
     assert done.code == 3
     assert told(done.err)[0] == "error: this is another cluster than the archive's"
     assert other.value("SELECT count(*) FROM pg_replication_slots") == 1
-
-
-def test_command_that_postgres_does_not_have_is_refused(
-    shared_server: Server, tmp_path: Path
-) -> None:
-    """A clear exit 3 instead of a wrong answer."""
-    succeed(tmp_path, "init", shared_server.url(), "--archive", "archive")
-    done = pitr(tmp_path, "when", "-t", "orders", "--gone", "id = 1", "--json")
-
-    assert (done.code, done.error["kind"]) == (3, "PreconditionFailed")
-    assert "PostgreSQL" in done.error["message"]

@@ -152,6 +152,7 @@ def test_undo_killed_around_commit_is_told(scene: Scene, step: MergeStep) -> Non
     assert scene.rows() == scene.before
 
 
+@pytest.mark.soak
 def test_merge_killed_at_every_durable_step_is_told(scene: Scene) -> None:
     """Promise: whatever file of the record was being written, the answer is the truth."""
     outcomes = []

@@ -1,9 +1,9 @@
 """PostgreSQL servers for tests, of one major version or of all.
 
 `major` parametrises a test over versions: 15 alone in `make test`, all of them under
-`make test-matrix` (`--every-major`); a test marked `every_major` sees all of them always, so keep
-it short. `shared_server` is one server per worker and version for tests that only need a database
-(ask for `database`); `server` and `make_server` give fresh ones.
+`make test-matrix` (`--every-major`); a test marked `every_major` sees the oldest, 15 and the
+newest in `make test`. `shared_server` is one server per worker and version for tests that only need
+a database (ask for `database`); `server` and `make_server` give fresh ones.
 
 pytest-postgresql is not used: its servers cannot be started as root, it knows one version at a
 time, and what its `noproc` factory adds to servers of our own is the making of a database, which is
@@ -22,6 +22,7 @@ from tools.postgres_binaries import MAJORS, NPM_VERSIONS, Unavailable, programs
 from tools.postgres_servers import Server
 
 MAJOR = 15
+SHORT_FORM = (MAJORS[0], MAJOR, MAJORS[-1])
 ServerMaker = Callable[..., Server]
 
 
@@ -36,16 +37,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Declare the mark."""
-    config.addinivalue_line("markers", "every_major: on every PostgreSQL version in each run")
+    config.addinivalue_line("markers", "every_major: on several PostgreSQL versions in each run")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Give `major` the versions that this run is about."""
     if "major" in metafunc.fixturenames:
-        every = metafunc.config.getoption("every_major") or any(
-            metafunc.definition.iter_markers("every_major")
-        )
-        majors = MAJORS if every else (MAJOR,)
+        is_marked = any(metafunc.definition.iter_markers("every_major"))
+        majors = SHORT_FORM if is_marked else (MAJOR,)
+        if metafunc.config.getoption("every_major"):
+            majors = MAJORS
         metafunc.parametrize("major", majors, scope="session", ids=lambda major: f"pg{major}")
 
 
