@@ -142,7 +142,8 @@ def cluster() -> Iterator[tuple[Path, Server]]:
         yield folder, server
 
 
-@pytest.mark.timeout(900)  # servers, and a machine that may be busy
+@pytest.mark.soak  # a minute of servers
+@pytest.mark.timeout(900)
 def test_runbook_on_postgresql(
     cluster: tuple[Path, Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

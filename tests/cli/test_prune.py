@@ -44,7 +44,9 @@ def test_prune_shows_then_does_and_keeps_what_it_must(folder: Path) -> None:
     assert shown["objects"] > 0
 
     done = succeed(folder, "prune", "--keep", "1s", "--yes", "--json").json
-    assert (done["done"], done["objects"]) == (True, shown["objects"])
+    # Meanwhile a second has passed, and one more object may not be needed any more.
+    assert done["done"]
+    assert done["objects"] >= shown["objects"]
     assert count_at(folder, "name:release") == 2
     assert count_at(folder, "latest") == 4
     gone = pitr(folder, "sql", "--at", "commit:3", "SELECT count(*) FROM t")

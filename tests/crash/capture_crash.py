@@ -157,13 +157,18 @@ class World:
         that nobody saw while others had the database open. The first connection after that
         recovers the WAL, and accepts it: only then it has happened, and only then it is archived.
         """
-        lines = self.events().count("goes on after")
+        lines = self._begun()
         self.start_capture()
         deadline = time.monotonic() + 120
-        while self.events().count("goes on after") == lines:
+        while self._begun() == lines:
             assert time.monotonic() < deadline, self.events()
             time.sleep(0.05)
         self.stop_capture()
+
+    def _begun(self) -> int:
+        """Return how many captures have said where they begin."""
+        told = self.events()
+        return told.count("goes on after") + told.count("is as the archive left it")
 
     def events(self) -> str:
         return (self.folder / "events").read_text()

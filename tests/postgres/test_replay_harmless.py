@@ -62,10 +62,22 @@ def production() -> Iterator[Production]:
         server.query("INSERT INTO kept VALUES (0)", "spaced")
         server.query("CREATE DATABASE later TABLESPACE second")
         server.query("CREATE TABLE kept AS SELECT generate_series(1, 7) AS i", "later")
-        server.query("CHECKPOINT")
+        _quiet(server)
         stop = server.value("SELECT pg_current_wal_insert_lsn() - '0/0'::pg_lsn")
         finish_wal(server)
         yield Production(server, publisher, Recorded(folder, 15, server.bin), tablespace, int(stop))
+
+
+def _quiet(server: Server) -> None:
+    """Let the server change no file by itself any more: what is written then, others wrote."""
+    server.query("ALTER SYSTEM SET autovacuum = off")
+    server.query("SELECT pg_reload_conf()")
+    busy = "SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'autovacuum%'"
+    deadline = time.monotonic() + 60
+    while server.value(busy):
+        assert time.monotonic() < deadline, "autovacuum does not end"
+        time.sleep(0.05)
+    server.query("CHECKPOINT")
 
 
 def prepare(server: Server, publisher: Server, tablespace: Path) -> None:
