@@ -46,6 +46,11 @@ class PitrError(Exception):
         self.detail = detail
         self.hint = hint
 
+    @property
+    def sentence(self) -> str:
+        """Return message and detail as one text, for where another message quotes this one."""
+        return f"{self.message}. {self.detail or ''}".strip()
+
 
 class UsageError(PitrError):
     """Report a command or an input text that cannot be understood or is not allowed."""

@@ -78,7 +78,7 @@ def _lsn(text: str | None) -> Lsn | None:
     if text is None:
         return None
     try:
-        return Lsn.parse(text.removeprefix("lsn:"))
+        return Lsn.of_position(text)
     except ValueError as error:
         raise UsageError(
             f"LSN is not understood: {text!r}",

@@ -235,7 +235,7 @@ def _emit(
         emit("\nrepaired:")
         emit_result(repaired, as_json=False)
     elif repaired is not None:
-        note(f"not repaired: {repaired.message}. {repaired.detail or ''}".rstrip())
+        note(f"not repaired: {repaired.sentence}")
 
 
 def _emit_tables(found: GuardOutcome) -> None:

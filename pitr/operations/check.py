@@ -49,7 +49,7 @@ def _check_archive(settings: Settings, identity: dict[str, str] | None) -> Itera
         if identity is not None:
             require_source(store, found, engine=engine_of_source(settings), identity=identity)
     except PitrError as error:
-        detail = f"{error.message}. {error.detail or ''}".strip()
+        detail = error.sentence
         yield Finding(Level.FAIL, "archive", detail, error.hint or "")
         return
     yield Finding(Level.OK, "archive", f"{store.location} can be written and keeps leases.")

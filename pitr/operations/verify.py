@@ -89,5 +89,5 @@ def recorded(settings: Settings, record: VerificationRecord) -> str | None:
     try:
         write_verification(open_archive_store(settings), record)
     except StoreUnusable as error:
-        return f"{error.message}. {error.detail or ''}".strip()
+        return error.sentence
     return None

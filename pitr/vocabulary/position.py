@@ -55,6 +55,11 @@ class Lsn:
             raise ValueError(f"not a log sequence number: {text!r}")
         return cls(int(match[1], 16) << 32 | int(match[2], 16))
 
+    @classmethod
+    def of_position(cls, text: str) -> Lsn:
+        """Read a position as marks and transactions have it, `lsn:0/16B3748`. Raises ValueError."""
+        return cls.parse(text.removeprefix("lsn:"))
+
     def bytes_since(self, earlier: Lsn) -> int:
         """Return the bytes of WAL from `earlier` to here; negative when it is the later one."""
         return self.value - earlier.value

@@ -42,7 +42,9 @@ def _seen(settings: Settings, stop: Lsn, table: str) -> str | None:
     except PitrError:  # never heard of, or not to be read: the error at hand says enough
         return None
     dropped = [
-        one for one in found if _lsn(one) <= stop and any(change.dropped for change in one.tables)
+        one
+        for one in found
+        if Lsn.of_position(one.position) <= stop and any(change.dropped for change in one.tables)
     ]
     if dropped:
         return (
@@ -50,13 +52,9 @@ def _seen(settings: Settings, stop: Lsn, table: str) -> str | None:
             f"'before:xid:{dropped[-1].xid}' still has it."
         )
     for one in found:
-        if _lsn(one) > stop and any(change.created for change in one.tables):
+        if Lsn.of_position(one.position) > stop and any(change.created for change in one.tables):
             return f"It is there from xid:{one.xid} on, {_place(one)}; this target is earlier."
     return None
-
-
-def _lsn(transaction: Transaction) -> Lsn:
-    return Lsn.parse(transaction.position.removeprefix("lsn:"))
 
 
 def _place(transaction: Transaction) -> str:

@@ -47,7 +47,7 @@ def counted(settings: Settings, recovery: Recovery) -> tuple[TableOutcome, ...]:
                 for table, restored in zip(classified, uncounted(opened.recovery), strict=True)
             )
     except PreconditionFailed as error:
-        return uncounted(recovery, f"not compared with live: {error.message}. {error.detail or ''}")
+        return uncounted(recovery, f"not compared with live: {error.sentence}")
 
 
 def _counted(live: Connection, table: ClassifiedTable, restored: TableOutcome) -> TableOutcome:

@@ -15,7 +15,6 @@ from pitr.errors import (
     ArchiveLacks,
     Corrupt,
     OutsideWindow,
-    PitrError,
     SidecarFailed,
     TableUnknown,
 )
@@ -152,7 +151,7 @@ def _restored(private: Settings, name: str, moment: _Moment, *, with_faults: boo
     try:
         recovery = make_recovery(private, request, on_target=lambda _: None, kind="drill").recovery
     except _VERDICTS as error:
-        return _Restored(name, fault=_said(error))
+        return _Restored(name, fault=error.sentence)
     try:
         kept = kept_server(private, recovery)
         [table] = recovery.tables
@@ -165,7 +164,7 @@ def _restored(private: Settings, name: str, moment: _Moment, *, with_faults: boo
         label = f"{kept.database}.{table.table}"
         return _Restored(label, kept.database, sql, seconds, digest, tuple(faults))
     except _VERDICTS as error:
-        return _Restored(name, fault=_said(error))
+        return _Restored(name, fault=error.sentence)
     finally:
         drop_recovery(private.state, recovery.id)
 
@@ -223,7 +222,7 @@ def _whole(
             for found in wanted:
                 digests[found.table] = digest_of(started, found.database, found.sql)
     except _VERDICTS as error:
-        fault = f"the full recovery to compare with failed: {_said(error)}"
+        fault = f"the full recovery to compare with failed: {error.sentence}"
     for found in restored:
         detail = found.fault
         expected = digests.get(found.table)
@@ -254,7 +253,3 @@ def _recovered(
         export(private, wish, on_event)
         with recovered_whole(server, moment.stop.timeline, database) as started:
             yield started
-
-
-def _said(error: PitrError) -> str:
-    return f"{error.message}. {error.detail or ''}".strip()

@@ -103,7 +103,7 @@ def _stamped(
     settings: Settings, before: Mark, after: Mark, wanted: set[int]
 ) -> list[TransactionEnd]:
     reading = open_reading(settings)
-    begin, end = (Lsn.parse(one.position.removeprefix("lsn:")) for one in (before, after))
+    begin, end = (Lsn.of_position(one.position) for one in (before, after))
     return stamped_ends(reading.index, reading.wal, reading.timeline, begin, end, wanted)
 
 

@@ -47,7 +47,7 @@ def _from_us(store: Store, wish: PruneWish) -> int:
 
 
 def _plan(store: Store, wish: PruneWish, marks: list[Mark], from_us: int) -> PrunePlan:
-    kept = [_lsn(mark) for mark in marks] if wish.keep_marks else []
+    kept = [Lsn.of_position(mark.position) for mark in marks] if wish.keep_marks else []
     return plan_prune(store, from_us=from_us, marks=kept, now_us=now_us())
 
 
@@ -62,7 +62,9 @@ def _outcome(
 ) -> PruneOutcome:
     horizon = plan.needs.horizon
     first = horizon.end if horizon else None
-    names = tuple(mark.name for mark in marks if first is not None and _lsn(mark) < first)
+    names = tuple(
+        mark.name for mark in marks if first is not None and Lsn.of_position(mark.position) < first
+    )
     deleted = plan.deleted
     if notes:  # the packs stayed
         deleted = tuple(item for item in deleted if item not in plan.packs)
@@ -76,7 +78,3 @@ def _outcome(
         done=done,
         notes=notes,
     )
-
-
-def _lsn(mark: Mark) -> Lsn:
-    return Lsn.parse(mark.position.removeprefix("lsn:"))

@@ -133,7 +133,7 @@ class _Look:
             database=database or default or "postgres",
             ends=committed_ends(reading.index, span.timeline, span.begin, span.end),
             log={
-                Lsn.parse(one.position.removeprefix("lsn:")).value: one
+                Lsn.of_position(one.position).value: one
                 for one in transactions(*arguments, default_database=default)
             },
         )

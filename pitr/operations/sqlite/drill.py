@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pitr.config import Settings
-from pitr.errors import ArchiveLacks, Corrupt, PitrError, UsageError
+from pitr.errors import ArchiveLacks, Corrupt, UsageError
 from pitr.operations.drill import (
     SAMPLE_TABLES,
     DrilledTable,
@@ -163,7 +163,7 @@ def _restored(
     try:
         recovery = make_recovery(private, reading, found, None, request, kind="drill").recovery
     except _VERDICTS as error:
-        yield None, replace(blank, detail=_said(error))
+        yield None, replace(blank, detail=error.sentence)
         return
     try:
         [table] = recovery.tables
@@ -208,7 +208,7 @@ def _whole(
                 file.write(source.page(number))
         yield path, _integrity_fault(path)
     except _VERDICTS as error:
-        yield None, f"the whole database cannot be read: {_said(error)}"
+        yield None, f"the whole database cannot be read: {error.sentence}"
     finally:
         for suffix in ("", "-wal", "-shm"):
             path.with_name(path.name + suffix).unlink(missing_ok=True)
@@ -226,7 +226,3 @@ def _integrity_fault(path: Path) -> str | None:
             database.close(True)
     shown = "; ".join(lines[:_FAULTS_SHOWN])
     return None if lines == ["ok"] else f"SQLite's integrity check of the whole database: {shown}"
-
-
-def _said(error: PitrError) -> str:
-    return f"{error.message}. {error.detail or ''}".strip()

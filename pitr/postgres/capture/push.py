@@ -155,7 +155,7 @@ def _decode(path: Path, data: bytes) -> SegmentHeader:
     try:
         return decode_segment_header(data)
     except Corrupt as error:
-        raise _damaged(path, f"Its beginning: {error.message}. {error.detail or ''}") from None
+        raise _damaged(path, f"Its beginning: {error.sentence}") from None
 
 
 def _name(path: Path, header: SegmentHeader) -> SegmentName:

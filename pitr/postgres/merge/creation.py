@@ -58,8 +58,7 @@ def make_missing(states: States, tables: Sequence[TableName]) -> Creation | None
     except psycopg.Error as error:
         return Creation(fault=_says(error), names=tuple(t.name for t in missing))
     except PitrError as error:
-        fault = f"{error.message}. {error.detail or ''}".strip()
-        return Creation(fault=fault, names=tuple(t.name for t in missing))
+        return Creation(fault=error.sentence, names=tuple(t.name for t in missing))
 
 
 def created_keys(states: States, tables: Sequence[Table]) -> list[ForeignKey]:

@@ -206,9 +206,8 @@ def transaction_at(end: TransactionEnd) -> TransactionAt:
 
 
 def _mark_lsn(mark: Mark) -> Lsn:
-    text = mark.position.removeprefix("lsn:")
     try:
-        return Lsn.parse(text)
+        return Lsn.of_position(mark.position)
     except ValueError:
         raise UsageError(
             f"mark {mark.name!r} is of another kind of source",

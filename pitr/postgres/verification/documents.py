@@ -122,7 +122,7 @@ def _check_frame(key: str, data: bytes) -> None:
 def _check_mark(key: str, data: bytes) -> None:
     mark = check_mark(key, data)
     try:
-        Lsn.parse(mark.position.removeprefix("lsn:"))
+        Lsn.of_position(mark.position)
     except ValueError:
         raise CorruptObject(key, f"Its position is {mark.position!r}.") from None
 
