@@ -25,6 +25,7 @@ from pitr.operations.drill import (
     DrillWish,
     rotated,
 )
+from pitr.operations.postgres.bases import earliest_state, nearest_base
 from pitr.operations.postgres.export import ExportWish, export
 from pitr.operations.postgres.reading import Reading, open_reading
 from pitr.operations.postgres.restore import make_recovery
@@ -41,6 +42,7 @@ from pitr.postgres.replay.server import (
     server_account,
 )
 from pitr.postgres.replay.whole import Digest, digest_of, faults_of, first_row, recovered_whole
+from pitr.postgres.statement.pattern import is_own_schema
 from pitr.postgres.tables.name import quoted
 from pitr.postgres.tables.reading import table_names
 from pitr.recovery.folder import drop_recovery, new_recovery
@@ -49,7 +51,6 @@ from pitr.vocabulary.position import Lsn
 
 # A verdict on a table; anything else keeps from trying at all.
 _VERDICTS = (Corrupt, ArchiveLacks, SidecarFailed)
-_SYSTEM_SCHEMAS = ("pg_catalog", "information_schema", "pg_toast")
 _TEMPLATES = ("template0", "template1")
 _SPARE_SHARE = 0.1
 
@@ -105,29 +106,20 @@ def drill(settings: Settings, wish: DrillWish, on_event: OnEvent) -> DrillOutcom
 
 def _moment(reading: Reading, chance: random.Random) -> _Moment:
     """Choose a commit to which a base leads. Raises OutsideWindow when there is none."""
-    ways = []
-    switches = {entry.timeline: entry.switch for entry in reading.wal.history(reading.timeline)}
-    for info in BaseArchive(reading.store).bases(lambda _: None):
-        end = info.end or info.start
-        is_ours = info.timeline == reading.timeline or end <= switches.get(info.timeline, Lsn(0))
-        for stretch in reading.stretches:
-            if is_ours and stretch.begin <= info.start and end <= stretch.end:
-                ways.append((info, stretch, end))
-    if not ways:
+    bases = BaseArchive(reading.store)
+    begins = ((stretch, earliest_state(reading, bases, stretch)) for stretch in reading.stretches)
+    found = next(((stretch, begin) for stretch, begin in begins if begin is not None), None)
+    if found is None:
         raise OutsideWindow(
             "no base backup leads to any target",
             hint="Run 'pitr backup', and 'pitr capture' for the WAL that follows it.",
         )
-    first = min(ways, key=lambda way: way[2])
-    _, stretch, begin = first
+    stretch, begin = found
     at = Lsn(chance.randint(begin.value, stretch.end.value))
     last = reading.resolver(stretch).last_commit(at)
-    stop = max(begin, Lsn(last.end)) if last is not None else begin
-    nearest = max(
-        (info for info, way, end in ways if way == stretch and end <= stop),
-        key=lambda info: info.start,
-    )
-    return _Moment(nearest, StopPoint(reading.timeline, stop))
+    lsn = max(begin, Lsn(last.end)) if last is not None else begin
+    stop = StopPoint(reading.timeline, lsn)
+    return _Moment(nearest_base(reading, bases, stop), stop)
 
 
 def _tables(reading: Reading, moment: _Moment) -> list[str]:
@@ -139,7 +131,7 @@ def _tables(reading: Reading, moment: _Moment) -> list[str]:
             continue
         for item in reading.catalog.relations_at(database.oid, position):
             is_table = item.kind in ("r", "p") and item.persistence == "p"
-            if is_table and not item.parent and item.schema not in _SYSTEM_SCHEMAS:
+            if is_table and not item.parent and not is_own_schema(item.schema):
                 names.append(".".join(map(quoted, (database.name, item.schema, item.name))))
     return names
 

@@ -12,6 +12,7 @@ from pitr.operations.opening import open_archive_store
 from pitr.postgres.base.archive import BaseArchive
 from pitr.postgres.base.contents import BaseInfo
 from pitr.postgres.base.export import export_base, export_wal
+from pitr.postgres.base.leading import end_of, is_of
 from pitr.postgres.wal_store.archive import WalArchive
 from pitr.vocabulary.event import OnEvent
 from pitr.vocabulary.position import Lsn
@@ -76,14 +77,6 @@ def export(settings: Settings, wish: ExportWish, on_event: OnEvent) -> ExportOut
     return ExportOutcome(info.id, wish.folder.absolute(), size, segments, until, timeline)
 
 
-def _leads_to(wal: WalArchive, info: BaseInfo, timeline: int) -> bool:
-    """Return whether a base is of a timeline, or of an ancestor before that was left."""
-    return info.timeline == timeline or any(
-        entry.timeline == info.timeline and (info.end or info.start) <= entry.switch
-        for entry in wal.history(timeline)
-    )
-
-
 def _newest_timeline(wal: WalArchive, info: BaseInfo, until: Lsn | None) -> int:
     """Return the newest timeline that goes on from a base, and has WAL up to `until`.
 
@@ -92,7 +85,7 @@ def _newest_timeline(wal: WalArchive, info: BaseInfo, until: Lsn | None) -> int:
     fitting = [
         timeline
         for timeline in wal.timelines()
-        if _leads_to(wal, info, timeline)
+        if is_of(wal, info, timeline)
         and _reach(wal, info, timeline) >= (until or _begin(wal, timeline))
     ]
     return max([info.timeline, *fitting])
@@ -109,7 +102,7 @@ def _chosen(wal: WalArchive, bases: list[BaseInfo], wish: ExportWish) -> BaseInf
         for info in bases
         if wish.base in (None, info.id)
         and (wish.until is None or info.end is None or info.end <= wish.until)
-        and (wish.timeline is None or _leads_to(wal, info, wish.timeline))
+        and (wish.timeline is None or is_of(wal, info, wish.timeline))
     ]
     if fitting:
         return fitting[-1]
@@ -132,7 +125,7 @@ def _reach(wal: WalArchive, info: BaseInfo, timeline: int) -> Lsn:
 def _wal_end(wal: WalArchive, info: BaseInfo, timeline: int, until: Lsn | None) -> Lsn:
     """Return where the WAL of a base ends, which has to be after the base itself."""
     reaches = _reach(wal, info, timeline)
-    needed = until or info.end or info.start
+    needed = until or end_of(info)
     if reaches < needed:
         raise ArchiveGap(
             f"the archive lacks WAL that the base {info.id} needs",

@@ -7,6 +7,7 @@ from itertools import pairwise
 
 from pitr.errors import ArchiveGap
 from pitr.postgres.base.contents import BaseInfo
+from pitr.postgres.base.leading import end_of
 from pitr.postgres.target.by_index import Resolver, Stretch
 from pitr.target_text import format_time
 from pitr.vocabulary.target import LsnTarget, RelativeTarget, Target, TimeTarget
@@ -47,7 +48,7 @@ def in_gap(
     It names the nearest targets that a base leads to. `first_us` is when the first transaction
     after the gap committed, if there is one.
     """
-    usable = [(info.start, info.end or info.start) for info in bases]
+    usable = [(info.start, end_of(info)) for info in bases]
     before = any(older.begin <= start and end <= older.end for start, end in usable)
     after = min((end for start, end in usable if newer.begin <= start), default=None)
     ways = [f"before it 'lsn:{older.end}'"] if before else []

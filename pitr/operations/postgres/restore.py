@@ -13,7 +13,7 @@ from pitr.operations.postgres.absence import absence_explained
 from pitr.operations.postgres.bases import nearest_base
 from pitr.operations.postgres.counting import counted, uncounted
 from pitr.operations.postgres.reading import open_reading
-from pitr.operations.postgres.sidecar import keep_server, new_sidecar
+from pitr.operations.postgres.sidecar import keep_server, new_sidecar, server_tools
 from pitr.operations.restore import RestoreOutcome, RestoreRequest
 from pitr.postgres.base.archive import BaseArchive
 from pitr.postgres.base.folder import BaseFolder
@@ -25,11 +25,10 @@ from pitr.postgres.replay.replay import (
     Replay,
     ReplayedTables,
     ReplaySource,
-    ServerTools,
     StopPoint,
     open_source,
 )
-from pitr.postgres.replay.server import RunningServer, find_binaries, server_account
+from pitr.postgres.replay.server import RunningServer
 from pitr.postgres.replay.target_tables import (
     Connection,
     KinWish,
@@ -95,10 +94,7 @@ def make_recovery(
     if request.load_into is not None:
         require_room(request.load_into)
     way = find_way(settings, request, now)
-    tools = ServerTools(
-        find_binaries(way.source.control.major, chosen=settings.pg_bindir),
-        server_account(settings.sidecar_user),
-    )
+    tools = server_tools(settings, way.source.control.major)
     database = named or settings.database or way.database or DATABASE
     later = _later(settings, request, way, now)
     on_target(way.target)

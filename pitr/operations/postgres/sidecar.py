@@ -11,7 +11,7 @@ import msgspec
 from pitr.config import Settings
 from pitr.durable import write_new
 from pitr.errors import Corrupt, PreconditionFailed
-from pitr.postgres.replay.replay import ReplayedTables
+from pitr.postgres.replay.replay import ReplayedTables, ServerTools
 from pitr.postgres.replay.server import (
     ServerAccount,
     ServerFolder,
@@ -47,6 +47,12 @@ class SidecarServer:
     server: ServerFolder
     database: str
     after: ServerFolder | None = None
+
+
+def server_tools(settings: Settings, major: int) -> ServerTools:
+    """Return what private servers of a version are run with. Raises PreconditionFailed."""
+    binaries = find_binaries(major, chosen=settings.pg_bindir)
+    return ServerTools(binaries, server_account(settings.sidecar_user))
 
 
 def new_sidecar(settings: Settings, new: NewRecovery, account: ServerAccount) -> Path:

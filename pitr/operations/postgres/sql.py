@@ -15,16 +15,16 @@ from pitr.errors import UsageError
 from pitr.operations.clock import now_us
 from pitr.operations.postgres.absence import absence_explained
 from pitr.operations.postgres.restore import DATABASE, find_way
-from pitr.operations.postgres.sidecar import kept_server, new_sidecar
+from pitr.operations.postgres.sidecar import kept_server
+from pitr.operations.postgres.states import passing_replay
 from pitr.operations.restore import RestoreRequest
 from pitr.postgres.replay.reader import connect_reader
-from pitr.postgres.replay.replay import Replay, ServerTools
-from pitr.postgres.replay.server import RunningServer, find_binaries, running, server_account
+from pitr.postgres.replay.server import RunningServer, running
 from pitr.postgres.replay.sidecar_query import FileAbsent, query
 from pitr.postgres.replay.statement_tables import tables_read
 from pitr.postgres.replay.target_tables import Connection, TargetRelation
 from pitr.postgres.statement.reading import read_statement
-from pitr.recovery.folder import new_recovery, read_recovery
+from pitr.recovery.folder import read_recovery
 from pitr.vocabulary.query import QueryResult
 from pitr.vocabulary.target import ResolvedTarget
 
@@ -44,19 +44,13 @@ def query_past(
     named = read_statement(statement)
     way = find_way(settings, RestoreRequest(tables=(), target=target), now_us())
     database = settings.database or way.database or DATABASE
-    tools = ServerTools(
-        find_binaries(way.source.control.major, chosen=settings.pg_bindir),
-        server_account(settings.sidecar_user),
-    )
-    on_target(way.target)
 
     def choose(started: RunningServer, connection: Connection) -> list[TargetRelation]:
         with closing(connect_reader(started, database)) as reader:
             return tables_read(connection, reader, statement, named)
 
-    with new_recovery(settings.state, label="sql", now_us=now_us()) as new:
-        folder = new_sidecar(settings, new, tools.account)
-        replay = Replay(way.source, way.stop, tools, folder, way.index)
+    with passing_replay(settings, way.source, way.stop, way.index, label="sql") as replay:
+        on_target(way.target)
         with absence_explained(settings, way.stop.lsn, has_archive=True):
             catalogs = replay.find_chosen(database, choose)
         for _ in range(_ROUNDS_MAX):

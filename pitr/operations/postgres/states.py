@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,48 +11,61 @@ from pitr.config import Settings
 from pitr.operations.clock import now_us
 from pitr.operations.postgres.bases import nearest_base
 from pitr.operations.postgres.reading import Reading
-from pitr.operations.postgres.sidecar import new_sidecar
+from pitr.operations.postgres.sidecar import new_sidecar, server_tools
 from pitr.postgres.base.archive import BaseArchive
-from pitr.postgres.replay.replay import CatalogState, Replay, ServerTools, StopPoint, open_source
-from pitr.postgres.replay.server import RunningServer, find_binaries, server_account
+from pitr.postgres.index.wal_index import WalIndex
+from pitr.postgres.replay.replay import Replay, ReplaySource, StopPoint, open_source
+from pitr.postgres.replay.server import RunningServer
+from pitr.postgres.replay.target_tables import TargetRelation
 from pitr.recovery.folder import new_recovery
 
 
-class TablesThen(NamedTuple):
-    """A running server with the tables as they were; without tables when there were none."""
+@contextlib.contextmanager
+def passing_replay(
+    settings: Settings,
+    source: ReplaySource,
+    stop: StopPoint,
+    index: WalIndex | None,
+    *,
+    label: str,
+) -> Iterator[Replay]:
+    """Replay to a stop for a block, behind which nothing is left of it.
+
+    Raises PreconditionFailed without server programs, or a user or a folder for them.
+    """
+    tools = server_tools(settings, source.control.major)
+    with new_recovery(settings.state, label=label, now_us=now_us()) as new:
+        yield Replay(source, stop, tools, new_sidecar(settings, new, tools.account), index)
+
+
+class TableThen(NamedTuple):
+    """A running server, and the table as its catalogs have it."""
 
     started: RunningServer
-    catalogs: CatalogState
+    table: TargetRelation
 
 
 @dataclass(frozen=True, slots=True)
 class PastStates:
-    """Opens states of the tables of one archive, each in a server of its own."""
+    """Opens states of single tables of one archive, each in a server of its own."""
 
     settings: Settings
     reading: Reading
+    bases: BaseArchive
 
     @contextlib.contextmanager
-    def at(
-        self, stop: StopPoint, database: str, tables: Sequence[str]
-    ) -> Iterator[TablesThen | None]:
-        """Recover tables to a stop for a block; None when none of them was there.
+    def at(self, stop: StopPoint, database: str, table: str) -> Iterator[TableThen | None]:
+        """Recover a table to a stop for a block; None when it was not there.
 
         Raises what recovering raises.
         """
-        bases = BaseArchive(self.reading.store)
-        base = bases.open(nearest_base(self.reading, bases, stop).id)
+        base = self.bases.open(nearest_base(self.reading, self.bases, stop).id)
         source = open_source(base, self.reading.wal)
-        tools = ServerTools(
-            find_binaries(source.control.major, chosen=self.settings.pg_bindir),
-            server_account(self.settings.sidecar_user),
-        )
-        with new_recovery(self.settings.state, label="asked", now_us=now_us()) as new:
-            folder = new_sidecar(self.settings, new, tools.account)
-            replay = Replay(source, stop, tools, folder, self.reading.index)
-            catalogs = replay.find_tables(database, tables, may_lack=True)
+        index = self.reading.index
+        with passing_replay(self.settings, source, stop, index, label="asked") as replay:
+            catalogs = replay.find_tables(database, [table], may_lack=True)
             if not catalogs.tables:
                 yield None
                 return
             with replay.asked(catalogs) as started:
-                yield TablesThen(started, catalogs)
+                yield TableThen(started, catalogs.tables[0])

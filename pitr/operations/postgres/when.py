@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from pitr.config import Settings
-from pitr.errors import OutsideWindow, UsageError
-from pitr.operations.postgres.bases import earliest_state
+from pitr.errors import UsageError
+from pitr.operations.postgres.bases import earliest_state, nearest_base
 from pitr.operations.postgres.history import log_stretches
-from pitr.operations.postgres.reading import Reading, open_reading
+from pitr.operations.postgres.reading import open_reading
 from pitr.operations.postgres.states import PastStates
+from pitr.postgres.base.archive import BaseArchive
 from pitr.postgres.index.ends import TransactionEnd
 from pitr.postgres.log.log import LogStretch, tables_of, transactions
 from pitr.postgres.log.tables import TableKey, Tables
@@ -21,7 +22,6 @@ from pitr.postgres.rows.versions import RowVersion, VersionWish, committed_ends,
 from pitr.postgres.rows.when import Candidate, Found, WhenSearch, changes, deletions
 from pitr.postgres.selection.by_wal import WalWindow
 from pitr.postgres.statement.condition import parse_condition
-from pitr.postgres.target.by_index import Stretch
 from pitr.postgres.wal.heap import may_change_key, may_delete
 from pitr.postgres.wal.record import Record, RelationFile, decode_record
 from pitr.postgres.wal.versions import version_of_major
@@ -47,13 +47,18 @@ def find_row(
     """
     condition = parse_condition(where)
     reading = open_reading(settings)
+    states = PastStates(settings, reading, BaseArchive(reading.store))
     is_there = None
     for stretch, span in zip(
         reversed(reading.stretches), reversed(log_stretches(reading)), strict=True
     ):
-        if is_there is not None and not _has_base(reading, stretch):
+        floor = earliest_state(reading, states.bases, stretch)
+        if floor is None and is_there is None:
+            stop = StopPoint(stretch.timeline, stretch.end)
+            nearest_base(reading, states.bases, stop)  # says which bases there are
+        if floor is None:
             break
-        look = _Look.open(settings, reading, stretch, span, table)
+        look = _Look.open(states, span, floor, table)
         search = WhenSearch(look.table_at, where, _said(on_progress))
         found, there = look.find(search, condition.columns, gone=gone)
         if search.refusal is not None:
@@ -74,14 +79,6 @@ def _said(on_progress: Callable[[str], None]) -> Callable[[int, int], None]:
             on_progress(f"state {state} of the table: {in_question} rows in question")
 
     return say
-
-
-def _has_base(reading: Reading, stretch: Stretch) -> bool:
-    try:
-        earliest_state(reading, stretch)
-    except OutsideWindow:
-        return False
-    return True
 
 
 def _reason(*, gone: bool, is_there: bool) -> str:
@@ -107,10 +104,9 @@ class _Look:
     log: dict[int, Transaction]
 
     @classmethod
-    def open(
-        cls, settings: Settings, reading: Reading, stretch: Stretch, span: LogStretch, name: str
-    ) -> _Look:
+    def open(cls, states: PastStates, span: LogStretch, floor: Lsn, name: str) -> _Look:
         """Read the log of a table. Raises UsageError when the name is that of several."""
+        reading = states.reading
         default = reading.database
         arguments = (reading.index, reading.catalog, span, [name])
         tables = tables_of(*arguments, default_database=default)
@@ -125,9 +121,9 @@ class _Look:
         key = tables.named()[-1]
         database = reading.catalog.database_name(key.database, end)
         return cls(
-            states=PastStates(settings, reading),
+            states=states,
             span=span,
-            floor=earliest_state(reading, stretch),
+            floor=floor,
             tables=tables,
             table=key,
             database=database or default or "postgres",
@@ -143,12 +139,11 @@ class _Look:
         """Open the table as it was at a position."""
         stop = StopPoint(self.span.timeline, Lsn(position))
         name = self.tables.name(self.table, position)
-        with self.states.at(stop, self.database, [name]) as then:
+        with self.states.at(stop, self.database, name) as then:
             if then is None:
                 yield None
                 return
-            found = then.catalogs.tables[0]
-            with PastTable.of(then.started, self.database, found) as table:
+            with PastTable.of(then.started, self.database, then.table) as table:
                 yield table
 
     def find(

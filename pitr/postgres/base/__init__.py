@@ -2,5 +2,5 @@
 
 Import order inside the package:
     control, page_checksum, server_manifest, tar, contents → object → archive; contents → folder
-    contents → export
+    contents → export, leading
 """

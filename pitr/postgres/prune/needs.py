@@ -6,10 +6,11 @@ time on everything stays recoverable when the newest base before that time stays
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from pitr.postgres.base.contents import BaseInfo
+from pitr.postgres.base.leading import end_of, leads_to, newest_leading
 from pitr.postgres.wal_store.spans import WalSpans
 from pitr.vocabulary.position import Lsn
 
@@ -78,7 +79,8 @@ def find_needs(
         stored_us = max((span.stored_us for span in wal.of_timeline(timeline)), default=0)
         if not is_newest and stored_us < limit_us:
             continue  # nothing of it is as young as what is kept
-        anchor = _newest(wal, bases, timeline, lambda base: base.time_us <= limit_us)
+        old = [base for base in bases if base.time_us <= limit_us]
+        anchor = _newest_whole(wal, old, timeline)
         begin = anchor.start.value if anchor else 0
         stretches.append(Need(_lineage(wal, timeline), begin, None))
         kept |= {base.id for base in bases if anchor is None or base.time_us >= anchor.time_us}
@@ -88,7 +90,7 @@ def find_needs(
             kept.add(base.id)
             stretches.append(Need(_lineage(wal, base.timeline), base.start.value, None))
     for mark in marks if timelines else ():
-        nearest = _leading_to(wal, bases, timelines[-1], mark)
+        nearest = newest_leading(wal, bases, timelines[-1], mark)
         if nearest is not None:
             kept.add(nearest.id)
             lineage = _lineage(wal, timelines[-1])
@@ -97,33 +99,10 @@ def find_needs(
 
 
 def _lineage(wal: WalSpans, timeline: int) -> frozenset[int]:
-    ancestors = {entry.timeline for entry in wal.histories.get(timeline, ())}
-    return frozenset({timeline, *ancestors})
+    return frozenset({timeline, *(entry.timeline for entry in wal.history(timeline))})
 
 
-def _leading_to(
-    wal: WalSpans, bases: Sequence[BaseInfo], timeline: int, stop: Lsn
-) -> BaseInfo | None:
-    """Return the base that a recovery to an LSN of a timeline begins with: as `restore` does."""
-    ranges = wal.ranges(timeline)
-
-    def leads(base: BaseInfo) -> bool:
-        end = base.end or base.start
-        return end <= stop and any(low <= base.start and stop <= high for low, high in ranges)
-
-    return _newest(wal, bases, timeline, leads)
-
-
-def _newest(
-    wal: WalSpans, bases: Sequence[BaseInfo], timeline: int, is_wanted: Callable[[BaseInfo], bool]
-) -> BaseInfo | None:
-    """Return the newest base of a timeline's history, with its own WAL archived, that is wanted."""
-    switches = {entry.timeline: entry.switch for entry in wal.histories.get(timeline, ())}
-    ranges = wal.ranges(timeline)
-    for base in sorted(bases, key=lambda base: (base.start, base.time_us), reverse=True):
-        end = base.end or base.start
-        is_ours = base.timeline == timeline or end <= switches.get(base.timeline, Lsn(0))
-        is_whole = any(low <= base.start and end <= high for low, high in ranges)
-        if is_ours and is_whole and is_wanted(base):
-            return base
-    return None
+def _newest_whole(wal: WalSpans, bases: Sequence[BaseInfo], timeline: int) -> BaseInfo | None:
+    """Return the newest base of a timeline that leads to its own end, and so to what follows."""
+    whole = (base for base in bases if leads_to(wal, base, timeline, end_of(base)))
+    return max(whole, key=lambda base: (base.start, base.time_us), default=None)

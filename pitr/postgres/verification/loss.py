@@ -5,22 +5,22 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from pitr.archive.store import Store
+from pitr.archive.store import ObjectInfo, Store
 from pitr.errors import PitrError
 from pitr.postgres.backup.torn import block_at
 from pitr.postgres.base.contents import BaseInfo
 from pitr.postgres.base.object import BASE_PREFIX, PACK_PREFIX
 from pitr.postgres.catalog.catalog_map import CatalogMap
+from pitr.postgres.statement.pattern import is_own_schema
 from pitr.postgres.verification.base import VerifiedBases
 from pitr.postgres.verification.findings import MissingWal, Reach
 from pitr.postgres.wal.record import RelationFile
+from pitr.postgres.wal_store.archive import spans_of
 from pitr.vocabulary.position import Lsn
 
 _NAMED_MAX = 5
 _BASE_ID = re.compile(r"base/[^.]+\.([0-9A-F]{8})\.([0-9A-F]{16})")
 _WAL_KEY = re.compile(r"wal/([0-9A-F]{8})/")
-_WAL_NAME = re.compile(r"[0-9A-F]{8}([0-9A-F]{8})([0-9A-F]{8})(?:\.([0-9A-F]{8})-([0-9A-F]{8}))?")
-_SYSTEM_SCHEMAS = ("pg_catalog", "pg_toast", "information_schema")
 _WORDS = {
     "index/": "nothing: delete it, and it is made anew from the WAL",
     "mark/": "the name of a moment; the moment itself is still a target",
@@ -119,26 +119,16 @@ class Losses:
             if owners:
                 owner = relation = owners[-1].relation
                 name = f"{name} (of {owner.schema}.{owner.name})"
-        is_system = relation.schema in _SYSTEM_SCHEMAS
+        is_system = is_own_schema(relation.schema)
         return is_system, f"{found.database_name}.{name}" if found.database_name else name
 
 
 def _touches(key: str, item: MissingWal) -> bool:
     """Return whether missing WAL may be what an object held, by the object's name."""
-    name = key.rpartition("/")[2]
-    extent = extent_of(name, item.segment_bytes)
-    return extent is None or (extent[0] < item.end.value and item.begin.value < extent[1])
-
-
-def extent_of(name: str, segment_bytes: int) -> tuple[int, int] | None:
-    """Return the LSNs between which the segment of a WAL object lies; None for another name."""
-    match = _WAL_NAME.fullmatch(name)
-    if match is None or not segment_bytes:
-        return None
-    begin = int(match[1], 16) * (1 << 32) + int(match[2], 16) * segment_bytes
-    if match[3] is None:
-        return begin, begin + segment_bytes
-    return begin + int(match[3], 16), begin + int(match[4], 16)
+    if not item.segment_bytes:
+        return True
+    span = next(spans_of([ObjectInfo(key, 0, 0)], item.segment_bytes), None)
+    return span is None or (span.begin < item.end.value and item.begin.value < span.end)
 
 
 def _some(names: Iterable[str]) -> str:

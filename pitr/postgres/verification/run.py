@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -11,6 +11,7 @@ from pitr.archive.lease import read_newest_lease
 from pitr.archive.store import Store
 from pitr.errors import CorruptObject, ObjectMissing
 from pitr.postgres.base.contents import BaseInfo
+from pitr.postgres.base.leading import end_of, is_of
 from pitr.postgres.base.object import chunk_seed
 from pitr.postgres.capture.gap import WalGap
 from pitr.postgres.index.fingerprint import Fingerprint
@@ -27,7 +28,6 @@ from pitr.postgres.verification.documents import (
 from pitr.postgres.verification.findings import Findings, MissingWal, Reach
 from pitr.postgres.verification.loss import Losses
 from pitr.postgres.verification.wal import VerifiedWal, verify_wal
-from pitr.postgres.wal.history import HistoryEntry
 from pitr.postgres.wal_store.spans import WalSpans
 from pitr.vocabulary.damage import Damage
 from pitr.vocabulary.position import Lsn
@@ -68,7 +68,7 @@ def verify_archive(store: Store) -> Report:
     spans = WalSpans(wal.spans(), histories)
     missing = tuple(m for m in _missing(wal, spans, gaps, stored) if m.end > dropped)
     infos = sorted(bases.infos, key=lambda info: info.start)
-    reaches = tuple(_reaches(infos, spans, histories))
+    reaches = tuple(_reaches(infos, spans))
     losses = Losses(store, bases, missing, reaches)
     return Report(
         found.objects,
@@ -130,17 +130,12 @@ def _missing(
         yield MissingWal(newest, Lsn(ends[newest]), Lsn(stored), known=False, segment_bytes=size)
 
 
-def _reaches(
-    infos: Sequence[BaseInfo],
-    spans: WalSpans,
-    histories: Mapping[int, tuple[HistoryEntry, ...]],
-) -> Iterator[Reach]:
+def _reaches(infos: Sequence[BaseInfo], spans: WalSpans) -> Iterator[Reach]:
     """Yield where each base leads, on its own timeline and on those that come from it."""
     for info in infos:
-        end = info.end or info.start
+        end = end_of(info)
         for timeline in spans.timelines() or [info.timeline]:
-            history = {entry.timeline: entry.switch for entry in histories.get(timeline, ())}
-            if timeline != info.timeline and end > history.get(info.timeline, Lsn(0)):
+            if not is_of(spans, info, timeline):
                 continue
             last = next(
                 (high for low, high in spans.ranges(timeline) if low <= info.start <= high), None

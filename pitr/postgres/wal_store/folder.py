@@ -89,7 +89,7 @@ class WalFolder:
 
     def history(self, timeline: int) -> tuple[HistoryEntry, ...]:
         """Return the ancestors of a timeline, oldest first; none for one without `.history`."""
-        return self.spans.histories.get(timeline, ())
+        return self.spans.history(timeline)
 
     def ranges(self, timeline: int) -> list[tuple[Lsn, Lsn]]:
         """Return the stretches of WAL that `read` can serve, ascending."""

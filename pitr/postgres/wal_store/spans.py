@@ -98,6 +98,10 @@ class WalSpans:
         """Return the timelines that have WAL or a history, ascending."""
         return sorted({*self._by_timeline, *self.histories})
 
+    def history(self, timeline: int) -> tuple[HistoryEntry, ...]:
+        """Return the ancestors of a timeline, oldest first; none for one without a history."""
+        return self.histories.get(timeline, ())
+
     def of_timeline(self, timeline: int) -> Sequence[WalSpan]:
         """Return the spans that the timeline itself has, without its ancestors'."""
         return self._by_timeline.get(timeline, [])
