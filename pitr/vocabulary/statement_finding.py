@@ -17,7 +17,7 @@ class Severity(enum.IntEnum):
     ERROR = 3
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class StatementFinding:
     """One thing that a statement does to one table, or that cannot be seen (`table` None).
 
@@ -28,9 +28,9 @@ class StatementFinding:
     begin: int
     statement: str
     kind: str
-    table: str | None
     severity: Severity
     message: str
+    table: str | None = None
 
 
 _ROWS = "'pitr revert TRANSACTION -t {table}' and 'pitr merge' bring the rows back"

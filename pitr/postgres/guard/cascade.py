@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.resources import files
 from typing import Any
 
 from pitr.postgres.live.connection import Connection
 from pitr.postgres.live.faults import server_faults
 from pitr.postgres.tables.name import TableName
+from pitr.postgres.tables.session import statement_text
 
 _DELETES, _NULLS, _INHERITS = "c", ("n", "d"), "inherits"
+_ON_DELETE = {"c": "CASCADE", "n": "SET NULL", "d": "SET DEFAULT"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,27 +76,20 @@ class Cascades:
 
     def deleted(self, oid: int, *, has_children: bool) -> Iterator[ReachedTable]:
         """Yield the tables that a DELETE reaches, nearest first, each once."""
-        seen, waiting = {oid}, [(oid, "delete")]
+        seen, waiting = {oid}, [oid]
         while waiting:
-            parent, kind = waiting.pop(0)
+            parent = waiting.pop(0)
             for child, how in self._links[parent]:
-                if child in seen or child not in self._tables:
+                is_deleted = how == _DELETES or (how == _INHERITS and has_children)
+                if child in seen or child not in self._tables or not (is_deleted or how in _NULLS):
                     continue
-                if how == _INHERITS and has_children and kind == "delete":
-                    seen.add(child)
-                    waiting.append((child, "delete"))
-                elif how == _DELETES and kind == "delete":
-                    seen.add(child)
-                    waiting.append((child, "delete"))
-                    yield self._reached(
-                        child, "delete", f"ON DELETE CASCADE from {self._at(parent)}"
-                    )
-                elif how in _NULLS and kind == "delete":
-                    seen.add(child)
-                    words = "SET NULL" if how == "n" else "SET DEFAULT"
-                    yield self._reached(
-                        child, "update", f"ON DELETE {words} from {self._at(parent)}"
-                    )
+                seen.add(child)
+                if is_deleted:
+                    waiting.append(child)
+                if how != _INHERITS:
+                    kind = "delete" if is_deleted else "update"
+                    words = _ON_DELETE[how]
+                    yield self._reached(child, kind, f"ON DELETE {words} from {self._at(parent)}")
 
     def truncated(
         self, oid: int, *, has_cascade: bool, has_children: bool
@@ -131,6 +125,5 @@ class Cascades:
         return str(self._tables[oid].table)
 
     def _rows(self, name: str, values: dict[str, Any] | None = None) -> list[tuple[Any, ...]]:
-        statement = files("pitr.sql").joinpath(f"postgres/{name}.sql").read_text()
         with server_faults("cannot read the catalog"):
-            return self._connection.execute(statement.encode(), values).fetchall()
+            return self._connection.execute(statement_text(name).encode(), values).fetchall()

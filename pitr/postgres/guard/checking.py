@@ -35,26 +35,10 @@ def check(text: str, cascades: Cascades | None) -> list[StatementFinding]:
     ]
     for command in commands:
         message = "what psql runs by this is not seen"
-        found.append(_made(command.begin, command.text, "opaque", Severity.WARNING, message))
+        found.append(
+            StatementFinding(command.begin, command.text, "opaque", Severity.WARNING, message)
+        )
     return sorted(found, key=lambda finding: finding.begin)
-
-
-def _made(
-    begin: int,
-    text: str,
-    kind: str,
-    severity: Severity,
-    message: str,
-    table: TableName | str | None = None,
-) -> StatementFinding:
-    return StatementFinding(
-        begin=begin,
-        statement=text,
-        kind=kind,
-        table=None if table is None else str(table),
-        severity=severity,
-        message=message,
-    )
 
 
 def _findings(
@@ -63,14 +47,14 @@ def _findings(
     at = (statement.begin, statement.text)
     if act.kind == "function":
         if cascades is None or (act.name and cascades.may_write(*act.name)):
-            yield _made(*at, "opaque", act.severity, act.message)
+            yield StatementFinding(*at, "opaque", act.severity, act.message)
         return
     is_table = _CLASSES.get(act.kind, "pg_class") == "pg_class"
     oid = cascades.find(*act.name) if cascades and act.name and is_table else None
     message = act.message
     if act.has_cascade and cascades is None:
         message += _UNKNOWN_REACH
-    yield _made(*at, act.kind, act.severity, message, _shown(act, cascades, oid))
+    yield StatementFinding(*at, act.kind, act.severity, message, _shown(act, cascades, oid))
     if cascades is None or act.name is None:
         return
     if act.has_cascade and act.kind in _CLASSES:
@@ -101,10 +85,12 @@ def _dropped(
             continue
         if thing.column is not None:
             message = f"CASCADE drops the column {thing.column}"
-            yield _made(*at, "drop_column", Severity.ERROR, message, thing.table)
+            yield StatementFinding(*at, "drop_column", Severity.ERROR, message, str(thing.table))
         else:
             severity = Severity.NOTE if thing.kind == "m" else Severity.ERROR
-            yield _made(*at, "drop_table", severity, "CASCADE drops it as well", thing.table)
+            yield StatementFinding(
+                *at, "drop_table", severity, "CASCADE drops it as well", str(thing.table)
+            )
 
 
 def _reached(
@@ -119,8 +105,10 @@ def _reached(
         reached = list(cascades.deleted(oid, has_children=act.has_children))
     for one in reached:
         severity = Severity.WARNING if one.kind == "update" else act.severity
-        yield _made(*at, one.kind, severity, f"reached by {one.way}", one.table)
+        yield StatementFinding(*at, one.kind, severity, f"reached by {one.way}", str(one.table))
     triggers = cascades.table(oid).triggers
     if triggers:
         message = f"fires {', '.join(triggers)}, and what triggers do is not seen"
-        yield _made(*at, "opaque", Severity.NOTE, message, cascades.table(oid).table)
+        yield StatementFinding(
+            *at, "opaque", Severity.NOTE, message, str(cascades.table(oid).table)
+        )

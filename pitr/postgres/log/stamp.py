@@ -10,12 +10,12 @@ src/backend/access/transam/xact.c, PostgreSQL 13 to 18.
 from __future__ import annotations
 
 from collections.abc import Collection
-from importlib.resources import files
 
 from pitr.postgres.index.ends import TransactionEnd, ends_of
 from pitr.postgres.index.wal_index import WalIndex
 from pitr.postgres.live.connection import Connection
 from pitr.postgres.live.faults import server_faults
+from pitr.postgres.tables.session import statement_text
 from pitr.postgres.wal import transaction
 from pitr.postgres.wal.payload import decode_payload
 from pitr.postgres.wal.reader import RecordReader
@@ -24,13 +24,12 @@ from pitr.postgres.wal_store.archive import WalArchive
 from pitr.vocabulary.position import Lsn
 
 OPTION = "-c synchronous_commit=remote_apply"
-_USABLE = files("pitr.sql").joinpath("postgres/stamp_usable.sql")
 
 
 def why_unusable(connection: Connection) -> str | None:
     """Return why commits cannot be stamped on this server, as a full sentence; None: they can."""
     with server_faults("cannot ask for the server's settings"):
-        row = connection.execute(_USABLE.read_text()).fetchone()
+        row = connection.execute(statement_text("stamp_usable")).fetchone()
     assert row is not None
     has_standbys, is_default = row
     if has_standbys:
@@ -52,8 +51,8 @@ def stamped_ends(
 ) -> list[TransactionEnd]:
     """Return the ends in (begin, end] that carry the stamp, of those transactions that are wanted.
 
-       `wanted` are xids, also of sub-transactions.
-    Of the WAL only their commit records are read. Raises ArchiveGap, CorruptObject, CorruptWal.
+    `wanted` are xids, also of sub-transactions. Of the WAL only their commit records are read.
+    Raises ArchiveGap, CorruptObject, CorruptWal.
     """
     known = frozenset(wanted)
     return [

@@ -1,4 +1,5 @@
 """Tables as the catalog of one database has them: columns, keys, and all that guards their rows.
 
-Import order inside the package: name, session → definition → reading → choosing; name → columns
+Import order inside the package:
+    name, session → definition → reading → choosing; name, session → columns
 """

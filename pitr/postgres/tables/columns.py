@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from importlib.resources import files
 
 from pitr.postgres.live.connection import Connection
 from pitr.postgres.live.faults import server_faults
 from pitr.postgres.tables.name import TableName
-
-_COLUMNS = files("pitr.sql").joinpath("postgres/guarded_columns.sql")
+from pitr.postgres.tables.session import statement_text
 
 
 @dataclass(slots=True)
@@ -30,7 +28,7 @@ def read_columns(connection: Connection) -> dict[int, TableColumns]:
     """Return the tables of the connection's database by OID. Raises as `server_faults` says."""
     found: dict[int, TableColumns] = {}
     with server_faults("cannot read the columns of the tables"):
-        rows = connection.execute(_COLUMNS.read_text()).fetchall()
+        rows = connection.execute(statement_text("guarded_columns")).fetchall()
     for oid, schema, name, is_empty, number, column, is_dropped, xid in rows:
         table = found.setdefault(oid, TableColumns(TableName(schema, name), is_empty))
         if is_dropped:

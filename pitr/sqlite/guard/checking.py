@@ -80,7 +80,9 @@ def check(text: str, schema: Iterable[str] | None) -> list[StatementFinding]:
             checking.add(statement)
         for begin, command in shell_commands(text):
             message = "what the sqlite3 shell runs by this is not seen"
-            checking.found.append(_made(begin, command, "opaque", Severity.WARNING, message))
+            checking.found.append(
+                StatementFinding(begin, command, "opaque", Severity.WARNING, message)
+            )
         return sorted(checking.found, key=lambda finding: finding.begin)
 
 
@@ -108,12 +110,14 @@ class _Checking:
         at = (statement.begin, statement.text)
         if statement.first == "ATTACH":
             message = "what is done to an attached database is not seen"
-            self.found.append(_made(*at, "opaque", Severity.WARNING, message))
+            self.found.append(StatementFinding(*at, "opaque", Severity.WARNING, message))
         elif statement.first == "VACUUM":
-            self.found.append(_made(*at, "rewrite", Severity.NOTE, "writes every page anew"))
+            self.found.append(
+                StatementFinding(*at, "rewrite", Severity.NOTE, "writes every page anew")
+            )
         elif statement.first == "PRAGMA" and "writable_schema" in statement.text.lower():
             message = "after this the schema can be written by hand, which is not seen"
-            self.found.append(_made(*at, "opaque", Severity.WARNING, message))
+            self.found.append(StatementFinding(*at, "opaque", Severity.WARNING, message))
         elif statement.first not in _PASSED_OVER:
             asked, fault = self._ask(statement)
             by_words = None if self._knows_schema or asked.writes else _by_words(statement)
@@ -122,7 +126,7 @@ class _Checking:
                 fault = None
             if fault is not None:
                 message = f"SQLite does not understand it here: {fault}"
-                self.found.append(_made(*at, "opaque", Severity.WARNING, message))
+                self.found.append(StatementFinding(*at, "opaque", Severity.WARNING, message))
             self.found += self._judge(statement, asked)
             self._note(statement, asked)
 
@@ -163,7 +167,7 @@ class _Checking:
                 way = f"the trigger {write.trigger}" if write.trigger else _FOREIGN_KEYS
                 weight, message = severity, f"reached by {way}"
             if kind and kind != "insert":
-                yield _made(*at, kind, weight, message, write.table)
+                yield StatementFinding(*at, kind, weight, message, write.table)
 
     def _alter(self, statement: ScriptStatement) -> Iterator[StatementFinding]:
         words = [token for token in statement.tokens if not token.is_sign(".")]
@@ -173,7 +177,7 @@ class _Checking:
             if folded(table) not in self._made:
                 message = f"drops the column {column}"
                 at = (statement.begin, statement.text)
-                yield _made(*at, "drop_column", Severity.ERROR, message, table)
+                yield StatementFinding(*at, "drop_column", Severity.ERROR, message, table)
 
     def _note(self, statement: ScriptStatement, asked: _Asked) -> None:
         """Note which tables the text makes, what it copies into them, and what they become."""
@@ -235,7 +239,7 @@ def _by_words(statement: ScriptStatement) -> StatementFinding | None:
     write = _Write(statement.verb.lower(), table, None)
     is_whole = statement.verb == "DROP" or not statement.has_where
     found = _own(statement, write, Severity.ERROR if is_whole else Severity.WARNING)
-    return found and _made(statement.begin, statement.text, *found, table)
+    return found and StatementFinding(statement.begin, statement.text, *found, table)
 
 
 def _remade(finding: StatementFinding, table: str, source: str) -> StatementFinding:
@@ -244,11 +248,3 @@ def _remade(finding: StatementFinding, table: str, source: str) -> StatementFind
         return finding
     message = f"made anew out of {source}: rows and columns that were not copied are lost"
     return replace(finding, kind="rewrite", severity=Severity.WARNING, message=message)
-
-
-def _made(
-    begin: int, text: str, kind: str, severity: Severity, message: str, table: str | None = None
-) -> StatementFinding:
-    return StatementFinding(
-        begin=begin, statement=text, kind=kind, table=table, severity=severity, message=message
-    )
