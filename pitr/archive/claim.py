@@ -16,6 +16,7 @@ from enum import StrEnum
 
 from pitr.archive.document import decode_document, encode_document
 from pitr.archive.holder import Holder, is_alive, this_process
+from pitr.archive.lease import now_us
 from pitr.archive.store import Store
 from pitr.errors import ObjectMissing, PreconditionFailed, StoreUnusable
 
@@ -63,6 +64,15 @@ class Claim:
         """Return whether nobody can hold it for lapsed yet; a process that was stopped looks."""
         return time.monotonic() - self._renewed < TTL_SECONDS / 2
 
+    def require_fresh(self) -> None:
+        """Raise PreconditionFailed when others may hold it for lapsed: asked before a deletion."""
+        if not self.is_fresh:
+            raise PreconditionFailed(
+                f"the {self._state.work} was given up: it stood still for too long",
+                detail="Others may take it for dead. What was deleted so far is not needed.",
+                hint=f"Run 'pitr {self._state.work}' again.",
+            )
+
     def _put_down(self) -> None:
         self._store.put_new(self.key, encode_document(_KIND, self._state))
         self._thread.start()
@@ -75,7 +85,7 @@ class Claim:
 
     def _run(self) -> None:
         while not self._stop.wait(RENEW_SECONDS):
-            renewed = replace(self._state, renewed_us=_now_us())
+            renewed = replace(self._state, renewed_us=now_us())
             try:
                 self._store.put(self.key, encode_document(_KIND, renewed))
             except StoreUnusable:
@@ -89,7 +99,7 @@ def claimed(store: Store, work: ClaimKind) -> Iterator[Claim]:
 
     Raises StoreUnusable.
     """
-    now = _now_us()
+    now = now_us()
     claim = Claim(store, ClaimState(work, this_process(), now, now))
     claim._put_down()
     try:
@@ -147,8 +157,4 @@ def _is_live(state: ClaimState) -> bool:
     alive = is_alive(state.holder)
     if alive is not None:
         return alive
-    return _now_us() < state.renewed_us + state.ttl_seconds * 1_000_000
-
-
-def _now_us() -> int:
-    return time.time_ns() // 1000
+    return now_us() < state.renewed_us + state.ttl_seconds * 1_000_000

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from pitr.config import Settings
+from pitr.operations.clock import now_us
 from pitr.operations.engine import engine_of_archive, wired
 
 
@@ -58,6 +60,18 @@ def prune(settings: Settings, wish: PruneWish, *, is_confirmed: bool) -> PruneOu
     Raises PreconditionFailed while another prune runs, CorruptObject, StoreUnusable.
     """
     return wired(prune, engine_of_archive(settings))(settings, wish, is_confirmed=is_confirmed)
+
+
+def kept_from_us(wish: PruneWish, base_times: Callable[[], Iterable[int]]) -> int:
+    """Return the moment from which on everything stays: the earlier one of the two policies.
+
+    `base_times` gives when the bases were taken; it is only called when the wish counts bases.
+    """
+    times = [] if wish.keep_us is None else [now_us() - wish.keep_us]
+    if wish.keep_bases is not None:
+        bases = sorted(base_times())
+        times.append(bases[-wish.keep_bases] if len(bases) >= wish.keep_bases else 0)
+    return min(times)
 
 
 def by_kind(deleted: tuple[tuple[str, int], ...]) -> tuple[Dropped, ...]:

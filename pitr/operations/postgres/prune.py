@@ -8,9 +8,10 @@ from pitr.archive.store import Store
 from pitr.config import Settings
 from pitr.operations.clock import now_us
 from pitr.operations.opening import open_archive_store
-from pitr.operations.prune import PruneOutcome, PruneWish, by_kind
+from pitr.operations.prune import PruneOutcome, PruneWish, by_kind, kept_from_us
+from pitr.postgres.base.archive import BaseArchive
 from pitr.postgres.prune.needs import CLOCKS_US
-from pitr.postgres.prune.plan import PrunePlan, bases_by_time, plan_prune
+from pitr.postgres.prune.plan import PrunePlan, plan_prune
 from pitr.postgres.prune.run import run_prune
 from pitr.vocabulary.position import Lsn
 
@@ -36,14 +37,10 @@ def prune(settings: Settings, wish: PruneWish, *, is_confirmed: bool) -> PruneOu
 
 
 def _from_us(store: Store, wish: PruneWish) -> int:
-    """Return the moment from which on everything stays: the earlier one of the two policies."""
-    times = [] if wish.keep_us is None else [now_us() - wish.keep_us]
-    if wish.keep_bases is not None:
-        bases = [base.time_us for base in bases_by_time(store)]
-        enough = len(bases) >= wish.keep_bases
-        # The base itself is what its first target needs: the reserve for clocks is not its.
-        times.append(bases[-wish.keep_bases] + CLOCKS_US if enough else 0)
-    return min(times)
+    # A base itself is what its first target needs: the reserve for clocks is not its.
+    return kept_from_us(
+        wish, lambda: [base.time_us + CLOCKS_US for base in BaseArchive(store).bases()]
+    )
 
 
 def _plan(store: Store, wish: PruneWish, marks: list[Mark], from_us: int) -> PrunePlan:

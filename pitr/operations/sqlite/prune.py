@@ -9,7 +9,7 @@ from pitr.config import Settings
 from pitr.errors import ObjectMissing
 from pitr.operations.clock import now_us
 from pitr.operations.opening import open_archive_store
-from pitr.operations.prune import PruneOutcome, PruneWish, by_kind
+from pitr.operations.prune import PruneOutcome, PruneWish, by_kind, kept_from_us
 from pitr.operations.sqlite.status import bases_of
 from pitr.sqlite.pagelog.history import PageArchive
 from pitr.sqlite.pagelog.pruning import PrunePlan, PrunePlanStale, plan_prune, run_prune
@@ -23,7 +23,7 @@ def prune(settings: Settings, wish: PruneWish, *, is_confirmed: bool) -> PruneOu
     """Return what the policy drops; with `is_confirmed` drop it."""
     store = open_archive_store(settings)
     open_archive(store)
-    from_us = _horizon_us(store, wish)
+    from_us = kept_from_us(wish, lambda: [base.time_us for base in bases_of(PageArchive(store))])
     if not is_confirmed:
         return _outcome(_plan(store, wish, from_us), read_marks(store), wish, from_us, done=False)
     with claimed(store, ClaimKind.PRUNE) as claim:
@@ -39,23 +39,13 @@ def _pruned(store: Store, wish: PruneWish, from_us: int, claim: Claim) -> PruneO
             outcome = _outcome(plan, marks, wish, from_us, done=True)
             for name in outcome.dropped_marks:
                 delete_mark(store, name)
-            run_prune(store, plan, may_go_on=lambda: claim.is_fresh)
+            run_prune(store, plan, before_each=claim.require_fresh)
         except (PrunePlanStale, ObjectMissing):
             if attempt == _ATTEMPTS - 1:
                 raise
         else:
             break
     return outcome
-
-
-def _horizon_us(store: Store, wish: PruneWish) -> int:
-    """Return the moment from which on everything stays: the earlier one of the two policies."""
-    now = now_us()
-    times = [] if wish.keep_us is None else [now - wish.keep_us]
-    if wish.keep_bases is not None:
-        bases = [base.time_us for base in bases_of(PageArchive(store))]
-        times.append(sorted(bases)[-wish.keep_bases] if len(bases) >= wish.keep_bases else 0)
-    return min(times)
 
 
 def _plan(store: Store, wish: PruneWish, from_us: int) -> PrunePlan:

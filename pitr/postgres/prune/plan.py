@@ -12,7 +12,6 @@ from pitr.archive.object import ObjectReader
 from pitr.archive.store import ObjectInfo, Store
 from pitr.errors import CorruptObject, ObjectMissing
 from pitr.postgres.base.archive import BaseArchive
-from pitr.postgres.base.contents import BaseInfo
 from pitr.postgres.base.object import BASE_KIND, BASE_PREFIX, PACK_PREFIX, BaseManifest
 from pitr.postgres.catalog.reading import PREFIX as CATALOG_PREFIX
 from pitr.postgres.catalog.reading import ReadingObject, decode_reading
@@ -77,11 +76,6 @@ def plan_prune(store: Store, *, from_us: int, marks: Iterable[Lsn], now_us: int)
         _sized(_unneeded_packs(store, kept, doomed, now_us=now_us)),
         frozenset(manifests),
     )
-
-
-def bases_by_time(store: Store) -> list[BaseInfo]:
-    """Return the bases of an archive, oldest first. Raises CorruptObject."""
-    return BaseArchive(store).bases()
 
 
 def packs_of(store: Store, manifests: Sequence[ObjectInfo]) -> set[str]:

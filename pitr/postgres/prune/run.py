@@ -11,7 +11,6 @@ from collections.abc import Sequence
 
 from pitr.archive.claim import Claim, ClaimKind, others
 from pitr.archive.store import Store
-from pitr.errors import PreconditionFailed
 from pitr.postgres.base.object import BASE_PREFIX
 from pitr.postgres.prune.note import PruneNote, note_keys, write_note
 from pitr.postgres.prune.plan import PrunePlan, packs_of
@@ -47,10 +46,5 @@ def run_prune(
 
 def _delete(store: Store, keys: Sequence[str], claim: Claim) -> None:
     for key in keys:
-        if not claim.is_fresh:
-            raise PreconditionFailed(
-                "the prune was given up: it stood still for too long",
-                detail="Others may take it for dead. What was deleted so far is not needed.",
-                hint="Run 'pitr prune' again.",
-            )
+        claim.require_fresh()
         store.delete(key)

@@ -116,24 +116,19 @@ def plan_prune(store: Store, *, horizon_us: int, marks: Collection[int], now_us:
 
 
 def run_prune(
-    store: Store, plan: PrunePlan, *, may_go_on: Callable[[], bool] = lambda: True
+    store: Store, plan: PrunePlan, *, before_each: Callable[[], None] = lambda: None
 ) -> None:
     """Do what a plan says.
 
     Raises PrunePlanStale, ObjectMissing and CorruptObject when nothing was deleted, StoreUnusable.
-    `may_go_on` is asked before each deletion; when it says no, PreconditionFailed is raised.
+    `before_each` is called before each deletion; what it raises ends the prune.
     """
     new = _write(store, plan) if plan.groups else []
     _require_line(store, plan, new)
     for key, _ in plan.deleted:
         if key in new:
             continue
-        if not may_go_on():
-            raise PreconditionFailed(
-                "the prune was given up: it stood still for too long",
-                detail="Others may take it for dead. What was deleted so far is not needed.",
-                hint="Run 'pitr prune' again.",
-            )
+        before_each()
         store.delete(key)
 
 
