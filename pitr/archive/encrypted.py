@@ -7,10 +7,11 @@ under `key/`, which hold the keys, are not seen through it.
 from __future__ import annotations
 
 import threading
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from pitr.archive.sealing import (
     BLOCK_BYTES,
@@ -27,6 +28,8 @@ from pitr.archive.sealing import (
 )
 from pitr.archive.store import ObjectExists, ObjectInfo, Store, check_key, prefix_folder
 from pitr.errors import CorruptObject, ObjectMissing, WrongKey
+
+T = TypeVar("T")
 
 _KEYS = "key/"
 # A header costs a request and a key derivation; pages of one object are asked for one by one.
@@ -108,15 +111,19 @@ class EncryptedStore:
 
     def unsealed(self, key: str, stored: bytes) -> bytes:
         """Return the plain bytes of an object. Raises CorruptObject, WrongKey."""
-        try:
-            return unseal(self._ring, key, stored)
-        except WrongKey:
-            self._ring = self._reload()
-        return unseal(self._ring, key, stored)
+        return self._with_key(lambda ring: unseal(ring, key, stored))
 
     def unsealed_name(self, name: str) -> str | None:
         """Return the key that belongs to a stored name; None for one of another archive."""
         return unseal_name(self._ring, name)
+
+    def _with_key(self, opening: Callable[[Keyring], T]) -> T:
+        """Return what opens with the keys in hand, or with those that came since."""
+        try:
+            return opening(self._ring)
+        except WrongKey:
+            self._ring = self._reload()
+        return opening(self._ring)
 
     # --- ranges -------------------------------------------------------------------------------
 
@@ -124,12 +131,7 @@ class EncryptedStore:
         name = seal_name(self._ring, key)
         with _named(key):
             [data] = self._store.get_ranges(name, [(0, HEADER_BYTES)])
-        try:
-            header = SealedObject(self._ring, key, data)
-        except WrongKey:
-            self._ring = self._reload()
-            header = SealedObject(self._ring, key, data)
-        opened = _Opened(header, name)
+        opened = _Opened(self._with_key(lambda ring: SealedObject(ring, key, data)), name)
         with self._lock:
             self._headers[key] = opened
             while len(self._headers) > _HEADERS_MAX:
@@ -143,6 +145,7 @@ class EncryptedStore:
         if any(end > header.length for _, end in ranges):
             raise CorruptObject(key, f"It has {header.length} bytes, and more are asked for.")
         runs = block_runs(ranges)
+        firsts = [first for first, _ in runs]
         extents = [header.extent(*run) for run in runs]
         with _named(key):
             stored = self._store.get_ranges(name, extents) if runs else []
@@ -155,7 +158,7 @@ class EncryptedStore:
             if begin == end:
                 found.append(b"")
                 continue
-            at = _run_of(runs, begin // BLOCK_BYTES)
+            at = bisect_right(firsts, begin // BLOCK_BYTES) - 1
             skipped = runs[at][0] * BLOCK_BYTES
             found.append(plain[at][begin - skipped : end - skipped])
         return found
@@ -180,14 +183,6 @@ class EncryptedStore:
     def _forget(self, key: str) -> None:
         with self._lock:
             self._headers.pop(key, None)
-
-
-def _run_of(runs: Sequence[tuple[int, int]], block: int) -> int:
-    low, high = 0, len(runs)
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if runs[middle][0] <= block else (low, middle)
-    return low
 
 
 @contextmanager
