@@ -19,7 +19,8 @@ _BURSTS_SHOWN = 5
 def activity_text(found: Sequence[TableActivity], slices: Slices) -> str:
     """Return a drawing: for each table a row of bars for each kind of change, and what stands out.
 
-    Bars of one table have one scale; a row's own height says how its slices compare.
+    Each row has a scale of its own: heights compare the slices of one kind of change, and the sum
+    at its end compares the rows.
     """
     lines = [
         f"from {time_cell(slices.begin_us)} on, {count_text(slices.count, 'column')} of "

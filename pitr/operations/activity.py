@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from pitr.vocabulary.change import TableChange, Transaction
 
@@ -16,6 +16,8 @@ _ROWS_MIN = 10
 _SLICE_SECONDS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 21600, 43200)
 _DAY_SECONDS = 86400
 KINDS = ("inserted", "updated", "deleted")
+
+_Change = tuple[Transaction, TableChange]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +50,13 @@ class Burst:
     transaction: Transaction
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class TableActivity:
     """The rows of one table by slice, for each of KINDS, and what stands out."""
 
     table: str
     rows: dict[str, list[int]]
-    bursts: list[Burst] = field(default_factory=list)
+    bursts: list[Burst]
 
 
 def slices_of(transactions: Sequence[Transaction], *, count_max: int) -> Slices:
@@ -72,37 +74,32 @@ def slices_of(transactions: Sequence[Transaction], *, count_max: int) -> Slices:
 
 def activity_of(transactions: Sequence[Transaction], slices: Slices) -> list[TableActivity]:
     """Return what was done to each table, in the order of names."""
-    found: dict[str, TableActivity] = {}
+    found: dict[str, list[_Change]] = {}
     for one in transactions:
         for change in one.tables:
-            activity = found.setdefault(
-                change.table,
-                TableActivity(change.table, {kind: [0] * slices.count for kind in KINDS}),
-            )
-            for kind in KINDS:
-                activity.rows[kind][slices.of(one.time_us)] += getattr(change, kind)
-    for activity in found.values():
-        activity.bursts = _bursts(activity, transactions, slices)
-    return [found[table] for table in sorted(found)]
+            found.setdefault(change.table, []).append((one, change))
+    return [_activity(table, found[table], slices) for table in sorted(found)]
+
+
+def _activity(table: str, own: Sequence[_Change], slices: Slices) -> TableActivity:
+    rows = {kind: [0] * slices.count for kind in KINDS}
+    for one, change in own:
+        for kind in KINDS:
+            rows[kind][slices.of(one.time_us)] += getattr(change, kind)
+    return TableActivity(table, rows, _bursts(rows, own, slices))
 
 
 def _bursts(
-    activity: TableActivity, transactions: Sequence[Transaction], slices: Slices
+    rows_by_kind: Mapping[str, Sequence[int]], own: Sequence[_Change], slices: Slices
 ) -> list[Burst]:
     """Return what stands out of one table, in the order of time."""
-    own = [
-        (one, change)
-        for one in transactions
-        for change in one.tables
-        if change.table == activity.table
-    ]
     bursts = [
         Burst(slices.of(one.time_us), "emptied", 0, one)
         for one, change in own
         if change.truncated or change.dropped
     ]
     for kind in KINDS:
-        rows = activity.rows[kind]
+        rows = rows_by_kind[kind]
         usual = statistics.median(rows)
         for number, count in enumerate(rows):
             if count >= max(_ROWS_MIN, _TIMES_USUAL * usual):
@@ -111,8 +108,6 @@ def _bursts(
     return sorted(bursts, key=lambda burst: (burst.slice, burst.kind))
 
 
-def _biggest(
-    own: Sequence[tuple[Transaction, TableChange]], kind: str, slices: Slices, number: int
-) -> Transaction:
+def _biggest(own: Sequence[_Change], kind: str, slices: Slices, number: int) -> Transaction:
     within = [item for item in own if slices.of(item[0].time_us) == number]
     return max(within, key=lambda item: int(getattr(item[1], kind)))[0]
