@@ -133,7 +133,7 @@ def parse_archive(text: str, *, folder: Path) -> str:
     """Return a LOCATION as it is kept: a folder as an absolute path, a URL as it is.
 
     Whether there can be an archive is for `pitr.archive.location` to say. Raises UsageError only
-    for a location with a password, which must neither be kept nor shown.
+    for a location with a password, which must neither be kept nor shown, and for no path at all.
     """
     text = text.strip()
     if without_password(text) != text:
@@ -148,7 +148,16 @@ def parse_archive(text: str, *, folder: Path) -> str:
 
 
 def absolute(text: str, folder: Path) -> str:
-    """Return a path as one that counts from `folder` when it is relative, with `~/` expanded."""
+    """Return a path as one that counts from `folder` when it is relative, with `~/` expanded.
+
+    Raises UsageError for a text with a zero byte, which no path can hold.
+    """
+    if "\0" in text:
+        raise UsageError(
+            f"not a path: {text!r}",
+            detail="It holds a zero byte.",
+            hint="Write the path without it.",
+        )
     path = folder / (home() / text[2:] if text.startswith("~/") else text)
     # '..' is resolved by the file system, because the folder before it may be a link; without
     # it links are kept, so that a path goes on meaning what its owner makes it point to.

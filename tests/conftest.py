@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import signal
 import sqlite3
 import time
 from importlib.metadata import version
@@ -26,7 +27,13 @@ _OUR_SETTINGS = ("PITR_TEST_", "PITR_PURE")
 
 
 def pytest_configure() -> None:
-    """Forget the caller's settings once, before any test sets its own."""
+    """Forget the caller's settings once, before any test sets its own.
+
+    A shell that runs the suite in its background has it ignore Ctrl-C, and so would all commands
+    that the tests start and interrupt.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     for name in list(os.environ):
         if name.startswith(_FOREIGN_SETTINGS) and not name.startswith(_OUR_SETTINGS):
             del os.environ[name]

@@ -108,7 +108,6 @@ def captured(folder: Path, source: str) -> Iterator[None]:
             assert capture.wait(60) == 0, log.read_text()
 
 
-@pytest.mark.timeout(900)  # servers, and a machine that may be busy
 def test_runbook_on_sqlite(tmp_path: Path) -> None:
     """A DELETE without WHERE, work that goes on; the page's commands bring back what is lost."""
     with closing(sqlite3.connect(tmp_path / "shop.db", isolation_level=None)) as shop:
@@ -143,7 +142,6 @@ def cluster() -> Iterator[tuple[Path, Server]]:
 
 
 @pytest.mark.soak  # a minute of servers
-@pytest.mark.timeout(900)
 def test_runbook_on_postgresql(
     cluster: tuple[Path, Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
