@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -13,7 +16,14 @@ from pitr.operations.capture import capture_once
 from pitr.operations.status import Status, status
 from pitr.postgres.wal_store.archive import WalArchive
 from pitr.vocabulary.event import Event
-from tests.postgres.capture_world import identity_of, switch, write
+from tests.postgres.capture_world import (
+    archived_end,
+    flushed,
+    identity_of,
+    switch,
+    wait_until,
+    write,
+)
 from tests.postgres.fixtures import ServerMaker
 from tools.postgres_servers import Server
 
@@ -33,6 +43,12 @@ class Site:
 
     def capture(self) -> None:
         capture_once(self._settings(), self.events.append)
+
+    def start_capture(self) -> subprocess.Popen[bytes]:
+        """Start a capture in a process of its own."""
+        command = [sys.executable, "-m", "tests.crash.wal_capture_run", self.primary.url()]
+        command += [self.store.location, str(self.folder / "spool"), self._settings().slot]
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL)
 
     def status(self) -> Status:
         return status(self._settings())
@@ -94,6 +110,28 @@ def test_lag_is_the_wal_that_is_not_archived(site: Site) -> None:
     gone = site.status()
     assert (gone.lag_bytes, gone.slot, gone.lag_us) == (None, None, 0)
     assert gone.timelines == site.status_of_archive().timelines
+
+
+def test_lag_after_a_kill_counts_from_the_last_archived_commit(site: Site) -> None:
+    """A killed capture has noted no proof for a minute: what it archived is known all the same."""
+    process = site.start_capture()
+    try:
+        write(site.primary, 100)
+        wait_until(lambda: archived_end(site.store, 1) >= flushed(site.primary), "WAL")
+        time.sleep(1.0)  # in which the capture is known to be current, and notes nothing
+        write(site.primary, 100)
+        committed_us = site.primary.value("SELECT (extract(epoch FROM now()) * 1000000)::bigint")
+        wait_until(lambda: archived_end(site.store, 1) >= flushed(site.primary), "more WAL")
+    finally:
+        process.kill()
+        process.wait()
+    write(site.primary, 100)
+    found = site.status()
+
+    assert not found.capturing
+    assert found.lag_us > 0
+    # The commit came just before the question for the time.
+    assert found.lag_us < time.time_ns() // 1000 - committed_us + 500_000
 
 
 def test_gap_is_shown_with_its_bounds_and_times(site: Site) -> None:

@@ -19,6 +19,8 @@ from pitr.postgres.base.archive import BaseArchive
 from pitr.postgres.base.contents import BaseInfo
 from pitr.postgres.capture.gap import WalGap, read_gaps
 from pitr.postgres.capture.watch import Look, look
+from pitr.postgres.index.ends import last_commit
+from pitr.postgres.index.wal_index import WalIndex
 from pitr.postgres.live.connection import connect
 from pitr.postgres.prune.note import pruned_before
 from pitr.postgres.wal_store.archive import WalArchive
@@ -174,7 +176,8 @@ def _lag_us(found: _Found) -> int:
     """Return the age of the oldest commit that is not archived, 0 when there is none; at most.
 
     What was committed is archived up to where a look proved it; a capture that works has all but
-    the last two seconds, and notes it once a minute only.
+    the last two seconds, and notes it once a minute only. When it does not, or was killed before it
+    noted it, the last archived commit says as much.
     """
     lease = found.lease
     spooled = lease is not None and lease.spooled_bytes > 0
@@ -189,7 +192,21 @@ def _lag_us(found: _Found) -> int:
     )
     if works and not spooled:
         until_us = max(until_us, found.now_us - _ON_ITS_WAY_US)
+    else:
+        until_us = max(until_us, min(found.now_us, _last_commit_us(found)))
     return max(0, found.now_us - until_us)
+
+
+def _last_commit_us(found: _Found) -> int:
+    """Return the time of the newest archived commit; 0 when there is none that can be read."""
+    if found.timeline is None or found.end is None:
+        return 0
+    begin, end = found.wal.ranges(found.timeline)[-1]
+    try:
+        last = last_commit(WalIndex(found.store, found.wal), found.timeline, begin.value, end.value)
+    except PitrError:
+        return 0  # damaged; 'verify' tells
+    return last.time_us if last else 0
 
 
 def _gaps(found: _Found) -> list[Gap]:

@@ -24,7 +24,9 @@ class Progress:
         self._lock = threading.Lock()
         self._unput: deque[Look] = deque(maxlen=_LOOKS_MAX)
         self._unstored: deque[Look] = deque(maxlen=_LOOKS_MAX)
-        self._stored_us = until_us
+        # The proof of before may be old: a killed capture noted it up to a minute ago. What was not
+        # stored before this run began is no lag of this run.
+        self._stored_us = 0
         self.until_us = until_us
         self.newest: Look | None = None
 
@@ -32,7 +34,6 @@ class Progress:
         """Take what a look found."""
         with self._lock:
             self.newest = look
-            # What was there before this run is no lag of this run.
             self._stored_us = self._stored_us or look.settled_us
             self._unput.append(look)
             self._unstored.append(look)
@@ -46,7 +47,7 @@ class Progress:
             return self.until_us > before
 
     def lag(self, stored: Lsn) -> tuple[int, float]:
-        """Return how many bytes, and seconds, the store is behind the server."""
+        """Return how many bytes, and seconds of this run, the store is behind the server."""
         with self._lock:
             while self._unstored and self._unstored[0].flushed <= stored:
                 self._stored_us = max(self._stored_us, self._unstored.popleft().settled_us)

@@ -57,6 +57,16 @@ def ends_of(index: WalIndex, part: Part) -> list[TransactionEnd]:
     return list(ends_in(index.system_rows_of(part, _NAMES)))
 
 
+def last_commit(index: WalIndex, timeline: int, begin: int, end: int) -> TransactionEnd | None:
+    """Return the last commit whose record ends in (begin, end]; its part alone is read."""
+    for part in reversed(list(index.parts(timeline, begin, end))):
+        if part.times != (0, 0):
+            commits = [found for found in ends_of(index, part) if found.is_commit]
+            if commits:
+                return commits[-1]
+    return None
+
+
 def ends_in(rows: Rows) -> Iterator[TransactionEnd]:
     """Yield the ends of transactions among rows that are in the order of LSNs."""
     current: TransactionEnd | None = None

@@ -13,7 +13,7 @@ from typing import assert_never
 
 from pitr.archive.archive import Mark
 from pitr.errors import ArchiveLacks, OutsideWindow, UsageError
-from pitr.postgres.index.ends import TransactionEnd, ends_of
+from pitr.postgres.index.ends import TransactionEnd, ends_of, last_commit
 from pitr.postgres.index.wal_index import WalIndex
 from pitr.target_text import format_time
 from pitr.vocabulary.position import Lsn
@@ -110,13 +110,7 @@ class Resolver:
     def last_commit(self, stop: Lsn) -> TransactionEnd | None:
         """Return the last commit whose record ends at or before a position."""
         stretch = self._stretch
-        parts = self._index.parts(stretch.timeline, stretch.begin.value, stop.value)
-        for part in reversed(list(parts)):
-            if part.times != (0, 0):
-                commits = [end for end in ends_of(self._index, part) if end.is_commit]
-                if commits:
-                    return commits[-1]
-        return None
+        return last_commit(self._index, stretch.timeline, stretch.begin.value, stop.value)
 
     def _at_lsn(self, lsn: Lsn) -> ResolvedLsn:
         if not self._stretch.begin <= lsn <= self._stretch.end:
