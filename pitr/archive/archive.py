@@ -14,7 +14,7 @@ import xxhash
 
 from pitr.archive.document import FORMAT_VERSION, decode_document, encode_document, newer_format
 from pitr.archive.object import SEALED_MAGIC
-from pitr.archive.store import ObjectExists, Store
+from pitr.archive.store import ObjectExists, Store, find_object
 from pitr.errors import (
     ArchiveLacks,
     CorruptObject,
@@ -159,7 +159,7 @@ def _name_taken(name: str) -> PreconditionFailed:
 def require_free_name(store: Store, name: str) -> None:
     """Raise UsageError for a bad name, PreconditionFailed for one that a mark has already."""
     normal = _normal_name(name)
-    if any(info.key == _mark_key(normal) for info in store.list(_mark_key(normal))):
+    if find_object(store, _mark_key(normal)):
         raise _name_taken(normal)
 
 

@@ -89,6 +89,15 @@ class Sealing(Protocol):
         """Return the key that belongs to a name; None for one that is not of this archive."""
 
 
+def find_object(store: Store, key: str) -> ObjectInfo | None:
+    """Return what a listing says of one object, None when it is not there. Raises StoreUnusable.
+
+    One listing of its prefix; a key comes before every longer one that begins with it.
+    """
+    first = next(iter(store.list(key)), None)
+    return first if first is not None and first.key == key else None
+
+
 def check_key(key: str) -> str:
     """Return the key, or raise ValueError when it is not a safe relative path."""
     if len(key) > 512 or not _KEY.fullmatch(key):

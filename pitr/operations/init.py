@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pitr.archive.archive import Identity, create_or_adopt
+from pitr.archive.archive import IDENTITY_KEY, Identity, create_or_adopt
 from pitr.archive.location import make_store
+from pitr.archive.store import find_object
 from pitr.config import FILE_NAME, Settings, check_writable, proposed_settings, write_source
 from pitr.errors import SourceUnusable
 from pitr.operations.check import Examination, examine
@@ -61,7 +62,7 @@ def init(
     identity = _usable(settings, examined)
     check_writable(config, chosen, values)
     store, key_file = make_archive_store(make_store(location), settings)
-    known = any(store.list("pitr-archive"))
+    known = find_object(store, IDENTITY_KEY) is not None
     made = create_or_adopt(store, engine=source.engine, identity=identity)
     write_source(config, chosen, values)
     return InitOutcome(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pitr.archive.archive import IDENTITY_KEY
 from pitr.archive.location import open_store
-from pitr.archive.store import Store
+from pitr.archive.store import Store, find_object
 from pitr.config import Setting, Settings
 from pitr.errors import NotConfigured, PreconditionFailed
 
@@ -37,7 +37,7 @@ def make_archive_store(store: Store, settings: Settings) -> tuple[Store, Path | 
 
     With a key configured a new archive is encrypted. Raises as `open_archive_store`.
     """
-    exists = any(info.key == IDENTITY_KEY for info in store.list(IDENTITY_KEY))
+    exists = find_object(store, IDENTITY_KEY) is not None
     setting = settings.secret
     if setting is None:
         if not exists and any(store.list("key/")):

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from pitr.archive.archive import probe_conditional_put
-from pitr.archive.store import ObjectExists, Store
+from pitr.archive.store import ObjectExists, Store, find_object
 from pitr.errors import CorruptObject, ObjectMissing
 from tests.contract.conftest import StoreMaker
 
@@ -212,6 +212,19 @@ def test_listing_of_empty_place_is_empty(store: Store) -> None:
     store.put_new("log/1", b"")
 
     assert list(store.list("map/")) == []
+
+
+def test_object_is_found_by_its_whole_key_alone(store: Store) -> None:
+    """A longer key that begins with it, or a folder of its name, is not the object."""
+    for key in ("mark/a-b", "mark/ab", "mark/b"):
+        store.put_new(key, b"")
+    assert find_object(store, "mark/a") is None
+    store.put_new("mark/a", b"four")
+
+    found = find_object(store, "mark/a")
+    assert found is not None
+    assert (found.key, found.size) == ("mark/a", 4)
+    assert find_object(store, "mark") is None
 
 
 def test_modification_time_is_now(store: Store) -> None:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from pitr.archive.archive import open_archive
 from pitr.archive.object import ObjectReader, decompress
-from pitr.archive.store import ObjectInfo, Store
+from pitr.archive.store import ObjectInfo, Store, find_object
 from pitr.errors import ArchiveLacks, CorruptObject
 from pitr.postgres.base.contents import (
     BACKUP_LABEL,
@@ -77,7 +77,7 @@ class BaseArchive:
     def open(self, base_id: str) -> ArchivedBase:
         """Open a base for reading. Raises ArchiveLacks when there is none of this name."""
         key = BASE_PREFIX + base_id
-        found = next((item for item in self._store.list(key) if item.key == key), None)
+        found = find_object(self._store, key)
         if found is None:
             raise ArchiveLacks(
                 f"the archive has no base backup {base_id}",

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from pitr.archive.archive import Identity
-from pitr.archive.store import ObjectExists, Store
+from pitr.archive.store import ObjectExists, Store, find_object
 from pitr.errors import (
     Corrupt,
     CorruptObject,
@@ -126,7 +126,7 @@ def _index(store: Store, segment: SegmentName, data: bytes, header: SegmentHeade
     key = f"wal/{before.timeline:08X}/{before}"
     size, version = header.segment_bytes, header.version
     with suppress(PitrError, ObjectExists):
-        info = next((info for info in store.list(key) if info.key == key), None)
+        info = find_object(store, key)
         if info is None:
             return
         raw = WalObject(store, key, info.size).read(0, size)

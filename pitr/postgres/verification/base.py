@@ -15,7 +15,7 @@ import xxhash
 import zstandard
 
 from pitr.archive.object import ObjectReader, decompress, verify_object, verify_stored
-from pitr.archive.store import ObjectInfo, Store
+from pitr.archive.store import ObjectInfo, Store, find_object
 from pitr.errors import CorruptObject, ObjectMissing
 from pitr.postgres.base.contents import CHUNK_BYTES, BaseFile, BaseInfo
 from pitr.postgres.base.object import (
@@ -185,7 +185,7 @@ def _verify_base(
         files = [file for file, _ in manifest.files().values()]
         names = manifest.packs()
         _check_chunks(manifest, files, names, packs, bases)
-        if not _is_there(store, info.key):
+        if find_object(store, info.key) is None:
             return  # pruned meanwhile, and its packs with it
         bases.infos.append(manifest.info)
         for base, key in bases.harmed:
@@ -195,10 +195,6 @@ def _verify_base(
         found.damage(info.key, error.reason)
     except ObjectMissing:
         return  # pruned meanwhile
-
-
-def _is_there(store: Store, key: str) -> bool:
-    return any(info.key == key for info in store.list(key))
 
 
 def _check_chunks(
