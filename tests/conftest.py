@@ -14,6 +14,8 @@ import apsw
 import hypothesis
 import pytest
 
+from tools.postgres_servers import scratch_place
+
 pytest_plugins = ["tests.postgres.fixtures"]
 
 # A failing example prints the line that replays it; deadlines measure the machine, not the code.
@@ -30,7 +32,9 @@ def pytest_configure() -> None:
     """Forget the caller's settings once, before any test sets its own.
 
     A shell that runs the suite in its background has it ignore Ctrl-C, and so would all commands
-    that the tests start and interrupt.
+    that the tests start and interrupt. Folders of tests are made in memory when there is room:
+    what pitr makes durable it waits for, and on a disk that others write to that takes twice the
+    time of all the rest.
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -38,6 +42,7 @@ def pytest_configure() -> None:
         if name.startswith(_FOREIGN_SETTINGS) and not name.startswith(_OUR_SETTINGS):
             del os.environ[name]
     time.tzset()
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", scratch_place())
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:

@@ -556,6 +556,22 @@ def test_no_file_depends_on_one_machine() -> None:
     assert not findings, "\n".join(["Write it so that it holds on any machine.", *findings])
 
 
+WAITS_FOR_EVER = re.compile(r"with subprocess\.Popen\(")
+
+
+def test_no_test_waits_for_a_process_for_ever() -> None:
+    """The block of Popen waits without a limit when a test fails in it; `beside` kills."""
+    beside = ROOT / "tests" / "processes.py"
+    assert WAITS_FOR_EVER.search(beside.read_text())
+    found = [
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "tests").rglob("*.py")
+        if path not in (beside, Path(__file__)) and WAITS_FOR_EVER.search(path.read_text())
+    ]
+
+    assert not found, f"Use tests.processes.beside in {', '.join(found)}"
+
+
 @pytest.mark.parametrize(
     "line",
     ["cd /root/x", "see ../shared/design/x.md", "'/tmp/x'", "pip --find-links x", "files.pypi.org"],

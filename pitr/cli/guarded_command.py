@@ -38,9 +38,12 @@ def runner(words: Sequence[str]) -> RunCommand:
 def run_command(words: Sequence[str], environment: Mapping[str, str]) -> CommandEnd:
     """Run a command to its end, with these variables set beside ours."""
     process: subprocess.Popen[bytes] | None = None
+    early: list[int] = []
 
     def pass_on(number: int) -> None:
-        if process is not None:
+        if process is None:
+            early.append(number)
+        else:
             process.send_signal(number)
 
     with _signals_to(pass_on):
@@ -49,6 +52,9 @@ def run_command(words: Sequence[str], environment: Mapping[str, str]) -> Command
         except OSError as error:
             is_missing = isinstance(error, FileNotFoundError)
             return CommandEnd(_NOT_FOUND if is_missing else _NOT_EXECUTABLE)
+        # The command may run, and be waited for by others, before Popen has told us of it.
+        for number in early:
+            process.send_signal(number)
         code = process.wait()
     if code >= 0:
         return CommandEnd(code)

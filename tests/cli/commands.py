@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.processes import beside
+
 PITR = (sys.executable, "-m", "pitr")
 WAIT_SECONDS = 20.0
 
@@ -92,22 +94,18 @@ def write(path: Path, *statements: str, mode: str = "WAL") -> None:
 @contextmanager
 def capturing(folder: Path, *words: str, **changes: str) -> Iterator[subprocess.Popen[str]]:
     """Let `pitr capture` run while the block does; it must then end with 0 on SIGTERM."""
-    with subprocess.Popen(
+    with beside(
         [*PITR, "capture", *words],
         cwd=folder,
         env=environment(**changes),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
     ) as process:
-        try:
-            wait_until_current(folder, **changes)
-            yield process
-            process.send_signal(signal.SIGTERM)
-            _, errors = process.communicate(timeout=WAIT_SECONDS)
-            assert process.returncode == 0, errors
-        finally:
-            process.kill()
+        wait_until_current(folder, **changes)
+        yield process
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=WAIT_SECONDS)
+        assert process.returncode == 0, errors
 
 
 def wait_until_current(folder: Path, **changes: str) -> None:

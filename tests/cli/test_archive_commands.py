@@ -23,6 +23,7 @@ from tests.cli.commands import (
     write,
 )
 from tests.cli.conftest import ORDERS, Shop
+from tests.processes import beside
 
 
 @pytest.fixture
@@ -89,8 +90,8 @@ def test_capture_stopped_amid_a_large_base_leaves_nothing_half_done(tmp_path: Pa
     write(tmp_path / "s.db", ORDERS,
           f"INSERT INTO orders {filler} SELECT i, hex(randomblob(300)), i FROM n")  # fmt: skip
     succeed(tmp_path, "init", "s.db", "--archive", "archive")
-    with subprocess.Popen(
-        [*PITR, "capture"], cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, text=True
+    with beside(
+        [*PITR, "capture"], cwd=tmp_path, env=environment(), stderr=subprocess.PIPE
     ) as process:
         assert process.stderr
         for line in process.stderr:
@@ -287,9 +288,9 @@ def test_interrupted_command_ends_with_130(folder: Path) -> None:
     """Ctrl-C in a long query: one line on stderr, exit 130, no traceback."""
     succeed(folder, "capture", "--once")
     endless = "WITH n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
-    with subprocess.Popen(
+    with beside(
         [*PITR, "sql", "--at", "latest", endless],
-        cwd=folder, env=environment(), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        cwd=folder, env=environment(), stderr=subprocess.PIPE, stdout=subprocess.PIPE,
     ) as process:  # fmt: skip
         assert process.stderr
         assert process.stderr.readline().startswith("last included")

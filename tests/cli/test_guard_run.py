@@ -15,6 +15,7 @@ import pytest
 
 from tests.cli.commands import Done, capturing, environment, pitr, succeed, write
 from tests.cli.migrations import alembic, django
+from tests.processes import beside
 
 FAST = {"PITR_POLL": "20ms", "PITR_FLUSH": "20ms"}
 ORDERS = "CREATE TABLE orders (id INTEGER PRIMARY KEY, item TEXT, cents INTEGER)"
@@ -246,12 +247,11 @@ def test_interrupt_from_the_terminal_reaches_the_command_once() -> None:
 @pytest.mark.parametrize("name", ["TERM", "INT", "HUP"])
 def test_signal_to_the_guard_alone_is_passed_on(name: str) -> None:
     """Without a terminal, as in CI, nobody else would tell the command."""
-    with subprocess.Popen(
+    with beside(
         [sys.executable, "-c", SHOW, "sh", "-c", TRAP.format(name=name)],
         env=environment(),
         stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
+        own_group=True,
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
@@ -259,12 +259,25 @@ def test_signal_to_the_guard_alone_is_passed_on(name: str) -> None:
         assert process.stdout.read() == f"got {name}\nended 7 None\n"
 
 
+def test_signal_that_comes_while_the_command_is_started_is_passed_on() -> None:
+    """The command may run, and somebody may want its end, before we know that it runs."""
+    command = "trap 'exit 7' TERM; kill -TERM $PPID; while :; do sleep 0.01; done"
+    often = "from pitr.cli.guarded_command import run_command as r\nimport sys\n" + (
+        "print([r(sys.argv[1:], {}).code for _ in range(20)])"
+    )
+    with beside(
+        [sys.executable, "-c", often, "sh", "-c", command],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        own_group=True,
+    ) as process:
+        assert process.communicate(timeout=60)[0] == f"{[7] * 20}\n"
+
+
 def test_stopped_and_continued_command_goes_on() -> None:
     """Job control: Ctrl-Z stops both, and `fg` continues both."""
     words = [sys.executable, "-c", SHOW, "sh", "-c", "echo ready; sleep 0.3; echo on; exit 3"]
-    with subprocess.Popen(
-        words, env=environment(), stdout=subprocess.PIPE, text=True, start_new_session=True
-    ) as process:
+    with beside(words, env=environment(), stdout=subprocess.PIPE, own_group=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         os.killpg(process.pid, signal.SIGSTOP)

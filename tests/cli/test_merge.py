@@ -6,7 +6,6 @@ import json
 import os
 import pty
 import sqlite3
-import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.cli.commands import Done, environment, pitr, succeed, told, write
+from tests.processes import beside
 
 TABLE = "CREATE TABLE orders (id INTEGER PRIMARY KEY, item TEXT, cents INT)"
 
@@ -88,7 +88,7 @@ def test_merge_without_terminal_and_without_yes_writes_nothing(shop: Path) -> No
 def on_terminal(folder: Path, answer: str, *words: str) -> tuple[int, str]:
     """Run a command on a terminal, and type an answer."""
     ours, theirs = pty.openpty()
-    with subprocess.Popen(
+    with beside(
         [sys.executable, "-m", "pitr", *words],
         cwd=folder,
         env=environment(),

@@ -14,6 +14,7 @@ import pytest
 from pitr.cli.main import cli
 from tests.cli.commands import PITR, WAIT_SECONDS, environment, pitr, succeed, told
 from tests.cli.conftest import Shop
+from tests.processes import beside
 from tests.test_docs import walk
 
 EXIT_CODES = ("0", "1", "2", "3", "4", "5", "6", "7", "20", "70", "130")
@@ -97,17 +98,17 @@ def test_reader_that_goes_away_is_no_error(shop: Shop) -> None:
     numbers = (
         "WITH n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < 200000) SELECT * FROM n"
     )
-    with subprocess.Popen(
+    with beside(
         [*PITR, "sql", "--at", "latest", numbers], cwd=shop.folder, env=environment(),
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     ) as process:  # fmt: skip
         assert process.stdout
         assert process.stderr
         assert process.stdout.readline() == "i\n"
         process.stdout.close()
         errors = process.stderr.read()
+        assert process.wait(WAIT_SECONDS) == 0
 
-    assert process.wait(WAIT_SECONDS) == 0
     assert [line.split()[0] for line in errors.splitlines()] == ["last", "first"]
 
 

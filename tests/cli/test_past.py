@@ -20,6 +20,7 @@ from tests.cli.commands import (
     write,
 )
 from tests.cli.conftest import ORDERS, Shop
+from tests.processes import beside
 
 CHANGE_KEYS = {"table", "inserted", "updated", "deleted", "truncated", "rewritten", "dropped"}
 
@@ -328,20 +329,16 @@ ENDLESS = "WITH RECURSIVE t AS (SELECT 1 AS i UNION ALL SELECT i FROM t) SELECT 
 def test_endless_query_ends_when_nobody_reads_its_answer(shop: Shop) -> None:
     """What started it was killed: its end of the pipe is closed, and there is nobody to tell."""
     reader, writer = os.pipe()
-    with subprocess.Popen(
+    with beside(
         [*PITR, "sql", "--at", "latest", ENDLESS],
         cwd=shop.folder,
         env=environment(),
         stdout=writer,
         stderr=subprocess.PIPE,
-        text=True,
     ) as process:
-        try:
-            os.close(writer)
-            assert process.stderr is not None
-            assert "last included" in process.stderr.readline()  # it has begun
-            os.close(reader)
-            process.communicate(timeout=WAIT_SECONDS)
-        finally:
-            process.kill()
+        os.close(writer)
+        assert process.stderr is not None
+        assert "last included" in process.stderr.readline()  # it has begun
+        os.close(reader)
+        process.communicate(timeout=WAIT_SECONDS)
     assert process.returncode != 0

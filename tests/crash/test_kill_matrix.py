@@ -76,7 +76,7 @@ def test_capture_that_is_not_killed_loses_nothing_of_killed_writers(tmp_path: Pa
         world.start_capture()
         wait_for_base(world)
         for _ in range(10):
-            world.start_writer(chance.randrange(10**9), chance.choice([0, 0.005]))
+            world.start_writer(chance.randrange(10**9), chance.choice([0.001, 0.005]))
             time.sleep(chance.uniform(0.05, 0.5))
             world.kill_writers()
         time.sleep(0.2)

@@ -21,6 +21,7 @@ import pytest
 
 from pitr.vocabulary.plan import MergeStep
 from tests.cli.commands import PITR, environment, pitr, succeed, write
+from tests.processes import beside
 
 _DURABLE_STEPS_MAX = 80
 TABLE = "CREATE TABLE orders (id INTEGER PRIMARY KEY, item TEXT, cents INT)"
@@ -193,7 +194,7 @@ def test_merge_that_still_runs_is_not_judged(scene: Scene) -> None:
     scene.put_back()
     held = sqlite3.connect(scene.folder / "shop.db", isolation_level=None)
     held.execute("BEGIN IMMEDIATE")
-    with subprocess.Popen(
+    with beside(
         [*PITR, "merge", "--delete-extra", "--yes"],
         cwd=scene.folder,
         env=environment(),

@@ -19,6 +19,7 @@ from tests.postgres.backups import take
 from tests.postgres.capture_world import wait_until
 from tests.postgres.fixtures import ServerMaker
 from tests.postgres.replay_world import world_folder
+from tests.processes import beside
 from tools.postgres_servers import Server
 
 SCHEMA = """
@@ -85,7 +86,7 @@ def captured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 def running_capture(site: Site) -> Iterator[None]:
     """Let `pitr capture` run while the block does."""
     command = [*PITR, "capture"]
-    with subprocess.Popen(
+    with beside(
         command, cwd=site.folder, env=environment(**site.changes), stderr=subprocess.DEVNULL
     ) as process:
         try:
@@ -94,6 +95,7 @@ def running_capture(site: Site) -> Iterator[None]:
             yield
         finally:
             process.terminate()
+            process.wait(60)
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from pitr.vocabulary.position import Lsn
 from tests.cli.commands import PITR, Done, environment, pitr, succeed, told
 from tests.postgres.backups import take
 from tests.postgres.replay_world import archiving_server, finish_wal, take_base, world_folder
+from tests.processes import beside
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,12 +204,11 @@ def test_disk_that_fills_up_meanwhile_is_reported(
     """Exit 3, whether pitr or the server meets it; nothing half-made is left."""
     folder = Path(places["PITR_SIDECAR_FOLDER"])
     with small_file_system(folder, 110):
-        with subprocess.Popen(
+        with beside(
             [*PITR, *words(site)],
             env=environment(**places),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            text=True,
         ) as process:
             while process.poll() is None and not list(folder.glob("*/catalogs/data")):
                 time.sleep(0.001)

@@ -24,6 +24,7 @@ from tests.postgres.replay_world import (
     take_base,
     world_folder,
 )
+from tests.processes import beside
 from tools.postgres_servers import Server
 
 GONE_SECONDS = 60.0
@@ -251,12 +252,11 @@ def test_restore_killed_at_a_step_leaves_nothing_behind(
     """Kill -9 of pitr or of its server: no process stays, and no half-made recovery."""
     with world_folder() as sidecars:
         places = {"PITR_STATE": str(tmp_path / "state"), "PITR_SIDECAR_FOLDER": str(sidecars)}
-        with subprocess.Popen(
+        with beside(
             [*PITR, *restore_words(production)],
             env=environment(**places),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            text=True,
         ) as process:
             wait_for(lambda: STEPS[step](sidecars) or process.poll() is not None)
             found = [process.pid] if victim == "pitr" else postmasters(sidecars)
@@ -275,7 +275,7 @@ def test_restore_after_a_kill_works(production: Production, tmp_path: Path) -> N
     """What a killed one left is in nobody's way."""
     with world_folder() as sidecars:
         places = {"PITR_STATE": str(tmp_path / "state"), "PITR_SIDECAR_FOLDER": str(sidecars)}
-        with subprocess.Popen(
+        with beside(
             [*PITR, *restore_words(production)],
             env=environment(**places),
             stdout=subprocess.DEVNULL,

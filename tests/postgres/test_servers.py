@@ -13,6 +13,7 @@ import psycopg
 import pytest
 
 from tests.postgres.fixtures import ServerMaker
+from tests.processes import beside
 from tests.test_tidy import ROOT
 from tools.postgres_binaries import WHEEL_VERSIONS
 from tools.postgres_identity import crc32c
@@ -45,7 +46,7 @@ def test_server_of_each_version_runs_and_recovers_from_a_kill(server: Server, ma
 def test_server_whose_maker_dies_ends_with_its_folder(death: signal.Signals) -> None:
     """Whatever the maker died of, seconds later there is neither a process nor a folder."""
     command = [sys.executable, "-c", MAKER]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as maker:
+    with beside(command, cwd=ROOT, stdout=subprocess.PIPE) as maker:
         assert maker.stdout is not None
         pid, folder = maker.stdout.readline().split()
         assert Path(f"/proc/{pid}").exists()

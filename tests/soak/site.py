@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.cli.commands import PITR, environment
+from tests.processes import beside
 
 SOURCES = ("pg", "lite")
 _COMMAND_SECONDS = 600
@@ -63,7 +64,7 @@ class Site:
 
     def killed(self, chance: random.Random, *words: str) -> None:
         """Start a command and kill it after a while, if it has not ended by then."""
-        with subprocess.Popen(
+        with beside(
             [*PITR, *words],
             cwd=self.folder,
             env=self._environment,
