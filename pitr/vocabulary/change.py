@@ -59,3 +59,18 @@ class WhenOutcome:
     before: str | None
     row: dict[str, Value] | None
     reason: str | None
+
+    @classmethod
+    def nothing(cls, *, gone: bool, is_there: bool) -> WhenOutcome:
+        """Return that no such transaction was found, with what is known instead.
+
+        `gone` tells whether a row's end was looked for, `is_there` whether such a row is there now.
+        """
+        if is_there:
+            what = "vanished" if gone else "changed"
+            reason = f"such a row is still there, and none {what} in the archived time"
+        elif gone:
+            reason = "no such row vanished in the archived time, and none is there now"
+        else:
+            reason = "no such row was there in the archived time"
+        return cls(None, None, None, reason)

@@ -70,7 +70,7 @@ def find_row(
         if found is not None:
             return look.outcome(search, found)
         is_there = there if is_there is None else is_there
-    return WhenOutcome(None, None, None, _reason(gone=gone, is_there=bool(is_there)))
+    return WhenOutcome.nothing(gone=gone, is_there=bool(is_there))
 
 
 def _said(on_progress: Callable[[str], None]) -> Callable[[int, int], None]:
@@ -79,15 +79,6 @@ def _said(on_progress: Callable[[str], None]) -> Callable[[int, int], None]:
             on_progress(f"state {state} of the table: {in_question} rows in question")
 
     return say
-
-
-def _reason(*, gone: bool, is_there: bool) -> str:
-    if is_there:
-        what = "vanished" if gone else "changed"
-        return f"such a row is still there, and none {what} in the archived time"
-    if gone:
-        return "no such row vanished in the archived time, and none is there now"
-    return "no such row was there in the archived time"
 
 
 @dataclass(frozen=True, slots=True)

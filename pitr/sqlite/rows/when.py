@@ -59,7 +59,7 @@ def find_row(
                 if row is not None:
                     return _outcome(commit, delta, row)
     is_there = entry is not None and _is_there(archive, newest, table, condition)
-    return WhenOutcome(None, None, None, _reason(gone=gone, is_there=is_there))
+    return WhenOutcome.nothing(gone=gone, is_there=is_there)
 
 
 def _outcome(commit: CommitDelta, delta: TableDelta, row: dict[str, Value]) -> WhenOutcome:
@@ -75,15 +75,6 @@ def _is_there(archive: PageArchive, number: int, table: str, condition: str) -> 
         sqlite_faults("the condition cannot be asked of the newest state"),
     ):
         return bool(past.execute(statement).get)
-
-
-def _reason(*, gone: bool, is_there: bool) -> str:
-    if is_there:
-        what = "vanished" if gone else "changed"
-        return f"such a row is still there, and none {what} in the archived time"
-    if gone:
-        return "no such row vanished in the archived time, and none is there now"
-    return "no such row was there in the archived time"
 
 
 class _Search:
