@@ -110,6 +110,22 @@ def test_revert_of_one_table_holds_that_one(damaged: Path) -> None:
     assert [table["table"] for table in found["tables"]] == ["orders"]
 
 
+def test_patterns_choose_tables_in_every_command(damaged: Path) -> None:
+    """-t takes * and ? as on PostgreSQL; what could not be brought back is left out of a pattern."""
+    found = document(damaged, "restore", "-t", "O*", "--at", "commit:2")
+    assert [one["table"] for one in found["tables"]] == ["orders", "odd 'name"]
+    odd = [found["recovery"], "-t", "odd*"]
+    assert [one["table"] for one in document(damaged, "diff", *odd)["tables"]] == ["odd 'name"]
+    plan = document(damaged, "plan", *odd)
+    assert plan["counts"] == {"lost": 1}
+    whole = document(damaged, "plan", found["recovery"], "-t", "?????*")
+    assert [one["table"] for one in whole["tables"]] == ["orders", "odd 'name"]
+    logged = document(damaged, "log", "-t", "odd*")["transactions"]
+    assert {table["table"] for one in logged for table in one["tables"]} == {"odd 'name"}
+    assert "no table o?x" in run(damaged, "log", "-t", "o?x", code=2).err
+    assert "has no table o?x" in run(damaged, "diff", found["recovery"], "-t", "o?x", code=2).err
+
+
 @pytest.mark.parametrize(
     ("words", "code", "told"),
     [

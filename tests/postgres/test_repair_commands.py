@@ -99,6 +99,18 @@ def test_rows_come_back_and_later_work_stays(shop: Shop, tmp_path: Path) -> None
     assert shop.rows() == before
 
 
+def test_patterns_choose_among_the_tables_of_the_recovery(shop: Shop) -> None:
+    """As those of restore and of pg_dump: with a schema or without, and of this database."""
+    for text in ("ord*", "public.?rders", "postgres.*.orders", 'p*."orders"'):
+        (table,) = succeed(shop.folder, "plan", "-t", text, "--json").json["tables"]
+        assert table["table"] == "public.orders"
+    for text in ("x*", "other.public.orders", '"ord*"'):
+        done = pitr(shop.folder, "diff", "-t", text, "--json")
+        assert (done.code, done.error["message"]) == (
+            2, f"the recovery {shop.recovery} has no table {text}",
+        )  # fmt: skip
+
+
 def test_script_of_a_plan_does_the_same_in_psql(shop: Shop, tmp_path: Path) -> None:
     """It asserts its preconditions: run twice it stops and changes nothing."""
     before = shop.rows()

@@ -20,7 +20,7 @@ from pitr.postgres.live.connection import Connection, connect, in_database
 from pitr.postgres.live.faults import server_faults
 from pitr.postgres.replay.definition_dump import dump_definitions
 from pitr.postgres.replay.server import running
-from pitr.postgres.replay.target_tables import split_name
+from pitr.postgres.statement.pattern import TablePattern
 from pitr.postgres.tables.name import TableName
 from pitr.postgres.tables.reading import system_identifier, table_names
 from pitr.recovery.folder import RecoveredTable, Recovery, read_recovery
@@ -67,7 +67,7 @@ def open_recovery(
         _check_identity(before, live, place)
         names = table_names(before)
         held = {t: found for t in recovery.tables if (found := names.get(t.table)) is not None}
-        chosen = _chosen(recovery, held, tables)
+        chosen = _chosen(recovery, kept.database, held, tables)
         kin = {names[name] for name in recovery.kin if name in names}
         states = States(
             live=live,
@@ -123,18 +123,23 @@ def _check_identity(before: Connection, live: Connection, place: str) -> None:
 
 
 def _chosen(
-    recovery: Recovery, held: dict[RecoveredTable, TableName], texts: Sequence[str]
+    recovery: Recovery,
+    database: str,
+    held: dict[RecoveredTable, TableName],
+    texts: Sequence[str],
 ) -> list[RecoveredTable]:
-    """Return the tables that were named, in their order; all of them when none was."""
+    """Return the tables that names and patterns mean, in their order; all when there are none."""
     chosen: dict[RecoveredTable, None] = {}
     for text in texts:
-        parts = split_name(text)[-2:]
-        found = [t for t, name in held.items() if (name.schema, name.name)[-len(parts) :] == parts]
-        if len(found) != 1:
+        pattern = TablePattern.parse(text)
+        found = [t for t, name in held.items() if pattern.names(name.schema, name.name)]
+        if pattern.database is not None and not pattern.database.fullmatch(database):
+            found = []
+        if not found or (len(found) > 1 and not pattern.is_wild):
             raise UsageError(
                 f"the recovery {recovery.id} has {'no' if not found else 'more than one'} table"
                 f" {text}",
                 hint=f"It has: {', '.join(str(name) for name in held.values())}.",
             )
-        chosen[found[0]] = None
+        chosen |= dict.fromkeys(found)
     return list(chosen or held)

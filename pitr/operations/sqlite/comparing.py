@@ -21,7 +21,7 @@ from pitr.errors import (
 from pitr.operations.sqlite.reading import Reading, open_reading
 from pitr.recovery.folder import Recovery, read_recovery
 from pitr.sqlite.diff.states import States, StateSources, open_states
-from pitr.sqlite.past.tables import folded
+from pitr.sqlite.statement.pattern import TablePattern
 from pitr.vocabulary.position import CommitNumber
 
 # A capture that runs is behind by its poll and its flush, and by what storing takes.
@@ -107,12 +107,15 @@ def _commit(position: str) -> int:
 
 
 def _chosen(recovery: Recovery, names: Sequence[str]) -> tuple[str, ...]:
-    known = {folded(table.table): table.table for table in recovery.tables}
+    """Return the tables that names and patterns mean; all of the recovery's when there are none."""
+    known = [table.table for table in recovery.tables]
+    chosen: dict[str, None] = {}
     for name in names:
-        if folded(name) not in known:
+        found = TablePattern.parse(name).chosen(known)
+        if not found:
             raise UsageError(
                 f"the recovery {recovery.id} has no table {name}",
-                hint=f"It has: {', '.join(known.values())}.",
+                hint=f"It has: {', '.join(known)}.",
             )
-    chosen = {known[folded(name)]: None for name in names} or dict.fromkeys(known.values())
-    return tuple(chosen)
+        chosen |= dict.fromkeys(found)
+    return tuple(chosen or known)

@@ -9,6 +9,7 @@ import apsw
 
 from pitr.errors import UsageError
 from pitr.sqlite.statement.faults import sqlite_faults, sqlite_says
+from pitr.sqlite.statement.pattern import TablePattern
 from pitr.sqlite.statement.readonly import table_unknown
 from pitr.sqlite.statement.tokens import TokenKind, quoted, tokens_of
 from pitr.sqlite.statement.virtual import SHADOW_SUFFIXES, VirtualText, read_virtual
@@ -79,24 +80,40 @@ def find_tables(
     *,
     explain_absence: Callable[[str], str | None] | None = None,
 ) -> list[PastTable]:
-    """Return the tables of these names, matched as SQLite does, each once, in the order given.
+    """Return the tables of these names and patterns, each once, in the order given.
 
-    `explain_absence` may add a sentence to the error for a name that is not there. Raises
-    TableUnknown, and UsageError for what holds no rows that could be brought back by themselves:
-    views, shadow tables, SQLite's internal tables, virtual tables that cannot be opened here.
+    A pattern leaves out what could not be brought back. `explain_absence` may add a sentence to
+    the error for a name that is not there. Raises TableUnknown, and UsageError for what holds no
+    rows that could be brought back by themselves: views, shadow tables, SQLite's internal tables,
+    virtual tables that cannot be opened here.
     """
     found: dict[str, PastTable] = {}
     with sqlite_faults("the schema cannot be read"):
         entries = {folded(entry.name): entry for entry in _schema(past)}
         for name in names:
-            entry = entries.get(folded(name))
-            if entry is None:
+            meant = _meant(past, name, entries)
+            if not meant:
                 detail = explain_absence(name) if explain_absence else None
                 raise table_unknown(past, name, detail)
-            if entry.name not in found:
-                _check_kind(past, entry, entries)
-                found[entry.name] = _describe(past, entry)
+            for table in meant:
+                found.setdefault(table.name, table)
     return list(found.values())
+
+
+def _meant(past: apsw.Connection, text: str, entries: dict[str, _Entry]) -> list[PastTable]:
+    """Return the tables that a name or pattern means. Raises UsageError, of a name only."""
+    pattern = TablePattern.parse(text)
+    names = pattern.chosen(entry.name for entry in entries.values())
+    found = []
+    for name in names:
+        entry = entries[folded(name)]
+        try:
+            _check_kind(past, entry, entries)
+            found.append(_describe(past, entry))
+        except UsageError:
+            if not pattern.is_wild or folded(name) == folded(text):
+                raise
+    return found
 
 
 def find_table(connection: apsw.Connection, schema: str, name: str) -> PastTable | None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from pitr.errors import TableUnknown
 from pitr.sqlite.past.schema import Schema, SchemaEntry
 from pitr.sqlite.past.tables import folded
 from pitr.sqlite.rows.pairing import TablePair
+from pitr.sqlite.statement.pattern import TablePattern
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +57,16 @@ class Scope:
 
 
 class Watch:
-    """The tables asked for, by name; None for all but SQLite's own and shadow tables.
+    """The tables asked for, by name or pattern; None for all but SQLite's own and shadow tables.
 
-    A table that is asked for is followed across renames.
+    Those are left out of what a pattern means too. A table that is asked for is followed across
+    renames.
     """
 
-    def __init__(self, names: Iterable[str] | None) -> None:
-        self._names = None if names is None else {folded(name) for name in names}
-        self._unseen = {} if names is None else {folded(name): name for name in names}
+    def __init__(self, names: Collection[str] | None) -> None:
+        self._patterns = None if names is None else [TablePattern.parse(name) for name in names]
+        self._names: set[str] = set()  # folded: what was asked for, and what it was called since
+        self._unseen = set(names or ())
         self._known: dict[str, str] = {}  # every table met, by folded name
 
     def subjects(self, pairs: Iterable[TablePair], before: Schema, after: Schema) -> list[Subject]:
@@ -71,26 +74,31 @@ class Watch:
         shadows = before.shadows.keys() | after.shadows.keys()
         for schema in (after, before):
             self._known |= {name: entry.name for name, entry in schema.tables.items()}
+        self._look_for({name.name for s in (after, before) for name in s.tables.values()}, shadows)
         return [
             Subject(pair, tuple(_trees(pair, before, after)))
             for pair in pairs
             if self._wants(pair, shadows)
         ]
 
+    def _look_for(self, tables: set[str], shadows: set[str]) -> None:
+        for pattern in self._patterns or ():
+            for name in map(folded, pattern.chosen(tables)):
+                if not (pattern.is_wild and _is_own(name, shadows)):
+                    self._names.add(name)
+                    self._unseen.discard(pattern.text)
+
     def _wants(self, pair: TablePair, shadows: set[str]) -> bool:
-        names = pair.names
-        if self._names is None:
-            return names.isdisjoint(shadows) and not folded(pair.name).startswith("sqlite_")
-        if self._names.isdisjoint(names):
+        if self._patterns is None:
+            return not any(_is_own(name, shadows) for name in pair.names)
+        if self._names.isdisjoint(pair.names):
             return False
-        self._names |= names
-        for name in names:
-            self._unseen.pop(name, None)
+        self._names |= pair.names
         return True
 
     def refuse_unseen(self) -> None:
         """Raise TableUnknown when a table that was asked for has been in no schema so far."""
-        for name in self._unseen.values():
+        for name in sorted(self._unseen):
             matches = difflib.get_close_matches(folded(name), self._known, n=3)
             near = [self._known[match] for match in matches]
             raise TableUnknown(
@@ -98,6 +106,11 @@ class Watch:
                 detail="No commit that was looked at has a table of this name.",
                 hint=f"Did you mean {' or '.join(near)}?" if near else None,
             )
+
+
+def _is_own(name: str, shadows: set[str]) -> bool:
+    """Return whether a folded name is of SQLite's own tables or of a virtual table's inside."""
+    return name in shadows or name.startswith("sqlite_")
 
 
 def _trees(pair: TablePair, before: Schema, after: Schema) -> Iterator[TablePair]:

@@ -1,5 +1,5 @@
 """SQL text: cut into tokens and judged before SQLite reads it; a query that can only read.
 
 Import order inside the package:
-    faults, literal, tokens → readonly, restatement, virtual → expression
+    faults, literal, pattern, tokens → readonly, restatement, virtual → expression
 """
