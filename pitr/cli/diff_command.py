@@ -33,7 +33,12 @@ Write = Callable[[str], object]
 @click.command()
 @click.argument("recovery_id", required=False, metavar="[ID]")
 @click.option(
-    "-t", "--table", "tables", multiple=True, metavar="TABLE", help="A table; repeatable."
+    "-t",
+    "--table",
+    "tables",
+    multiple=True,
+    metavar="TABLE",
+    help="A table, or several by * and ?; repeatable.",
 )
 @click.option(
     "--class",

@@ -51,7 +51,7 @@ def _how_options(function: F) -> F:
         (
             click.option(
                 "-t", "--table", "tables", multiple=True, metavar="TABLE", help="A table of the "
-                "recovery; repeatable. All of them without it.",
+                "recovery, or several by * and ?; repeatable. All of them without it.",
             ),
             click.option(
                 "--on-conflict",

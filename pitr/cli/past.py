@@ -34,7 +34,12 @@ from pitr.vocabulary.target import ResolvedTarget
 _PLOT_COLUMNS = 60
 
 tables_option = click.option(
-    "-t", "--table", "tables", multiple=True, metavar="TABLE", help="A table; repeatable."
+    "-t",
+    "--table",
+    "tables",
+    multiple=True,
+    metavar="TABLE",
+    help="A table, or several by * and ?; repeatable.",
 )
 with_parents_option = click.option(
     "--with-parents",
@@ -91,7 +96,8 @@ def log(
 
     Rows inserted, updated and deleted are counted exactly: on SQLite net, from the pages that each
     commit changed; on PostgreSQL as the statements reported them, from the index of the WAL. Works
-    from the archive alone. On PostgreSQL a TABLE is [database.]schema.table, and * and ? are wild.
+    from the archive alone. In a TABLE * and ? are wild; on PostgreSQL it is
+    [database.]schema.table.
     """
     if as_plot and as_json:
         raise UsageError(
@@ -231,12 +237,14 @@ def _emit_ways_back(transaction: Transaction, before: str, table: str) -> None:
 
 @click.command()
 @click.option("--at", required=True, metavar="TARGET", help=f"The moment to ask: {TARGET_FORMS}.")
+@click.option("--database", metavar="NAME", help="PostgreSQL: the database to ask.")
 @click.argument("statement")
 @source_options
 @json_option
 def sql(
     at: str,
     statement: str,
+    database: str | None,
     config: str | None,
     source: str | None,
     archive: str | None,
@@ -250,6 +258,6 @@ def sql(
     settings = settings_of(config, source, archive)
     with (
         ended_when_unread(),
-        query_past(settings, at, statement, on_target=echo_target) as result,
+        query_past(settings, at, statement, database=database, on_target=echo_target) as result,
     ):
         emit_rows(result.columns, result.rows, as_json=as_json)

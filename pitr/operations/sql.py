@@ -17,14 +17,16 @@ def query_past(
     target: str,
     statement: str,
     *,
+    database: str | None = None,
     on_target: Callable[[ResolvedTarget], None],
 ) -> AbstractContextManager[QueryResult]:
     """Run one reading statement on the database as it was; rows are read inside the block.
 
-    Raises UsageError for a statement that would do more, and what resolving the target raises.
+    `database` is one of a PostgreSQL cluster; without it that of the source. Raises UsageError for
+    a statement that would do more, and what resolving the target raises.
     """
     verb = wired(query_past, engine_of_archive(settings))
-    return verb(settings, target, statement, on_target=on_target)
+    return verb(settings, target, statement, database=database, on_target=on_target)
 
 
 def query_sidecar(

@@ -111,7 +111,7 @@ def test_revert_of_one_table_holds_that_one(damaged: Path) -> None:
 
 
 def test_patterns_choose_tables_in_every_command(damaged: Path) -> None:
-    """-t takes * and ? as on PostgreSQL; what could not be brought back is left out of a pattern."""
+    """-t takes * and ? as on PostgreSQL, in restore as in what comes after it."""
     found = document(damaged, "restore", "-t", "O*", "--at", "commit:2")
     assert [one["table"] for one in found["tables"]] == ["orders", "odd 'name"]
     odd = [found["recovery"], "-t", "odd*"]
@@ -141,6 +141,8 @@ def test_patterns_choose_tables_in_every_command(damaged: Path) -> None:
         ),
         (["diff", "no-such-recovery"], 2, "no recovery"),
         (["diff", "-t", "other"], 2, "has no table other"),
+        (["sql", "--at", "latest", "--database", "x", "SELECT 1"], 2, "no database x"),
+        (["restore", "-t", "orders", "--at", "latest", "--database", "x"], 2, "no database x"),
         (["diff", "--class", "unrelated"], 2, "unrelated"),
     ],
 )

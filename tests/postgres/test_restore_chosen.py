@@ -23,6 +23,10 @@ ALTER DATABASE postgres SET search_path = shop, public;
 CREATE TABLE shop.orders (id int PRIMARY KEY, item text, cents int);
 INSERT INTO shop.orders SELECT i, 'item ' || i, i FROM generate_series(1, 100) AS i;
 CREATE FUNCTION shop.is_dear(int) RETURNS boolean LANGUAGE sql AS 'SELECT $1 > 50';
+CREATE FUNCTION shop.writes(int) RETURNS boolean LANGUAGE plpgsql AS
+    'BEGIN DELETE FROM shop.orders; RETURN true; END';
+CREATE FUNCTION shop.runs(program text) RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER AS $$
+    BEGIN EXECUTE format('COPY (SELECT 1) TO PROGRAM %L', program); RETURN true; END $$;
 CREATE TABLE shop."Order Items" AS SELECT 1 AS i;
 CREATE TABLE public.orders AS SELECT 'of public' AS item;
 CREATE UNLOGGED TABLE shop.cache (i int);
@@ -97,6 +101,25 @@ def test_condition_chooses_rows_of_the_target_and_goes_on_to_the_merge(shop: Sho
     assert shop.server.value("SELECT count(*) FROM shop.orders WHERE id > 50") == 50
     undone = succeed(shop.folder, "undo", merged["merge"], "--yes", "--json").json
     assert undone["deleted"] == 25
+
+
+def test_condition_is_asked_by_a_role_that_can_only_read(shop: Shop) -> None:
+    """By restore, by what compares with live, and by --to: functions of the past may do more."""
+    trace = shop.server.folder / "trace"  # which the account of the servers may write to
+    words = ["restore", "-t", "orders", "--at", "name:good", "--json"]
+    for condition, said in (
+        (f"runs('touch {trace}') AND id = 1", "COPY to or from an external program"),
+        ("writes(id)", "read-only transaction"),
+    ):
+        done = pitr(shop.folder, *words, "--where", condition)
+        assert (done.code, said in done.error["detail"]) == (2, True), done.err
+    assert not trace.exists()
+    who = "current_user = 'pitr_reader' AND id % 4 = 0"
+    (table,) = succeed(shop.folder, *words, "--where", who).json["tables"]
+    assert (table["rows"], table["missing_in_live"]) == (25, 25)
+    to = ["--to", shop.server.url(), "--no-compare"]
+    schema = succeed(shop.folder, *words, "--where", who, *to).json["recovery"]
+    assert shop.server.value(f'SELECT count(*) FROM "{schema}".orders') == 25
 
 
 def test_columns_alone_are_compared_and_set_back(shop: Shop) -> None:

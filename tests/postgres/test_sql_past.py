@@ -90,9 +90,11 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         changes = {"PITR_SIDECAR_FOLDER": str(sidecars), "PITR_STATE": str(folder / "state")}
         os.environ.update(changes)
         try:
+            server.query("CREATE DATABASE other")
             succeed(folder, "init", server.url(), "--archive", "archive")
             take(server, LocalStore(folder / "archive"))
             server.query(BEFORE)
+            server.query("CREATE TABLE orders AS SELECT 'of other' AS item", database="other")
             succeed(folder, "mark", "good")
             server.query('DROP SCHEMA shop, "Größe Ü" CASCADE')
             succeed(folder, "mark", "gone")
@@ -122,6 +124,16 @@ def test_statement_is_answered_as_of_the_target(site: Site) -> None:
         "'\\x00ff'::bytea": "\\x00ff",
     }
     assert site.ask(f"SELECT {', '.join(answers)}") == [list(answers.values())]
+
+
+def test_database_of_the_cluster_is_chosen(site: Site) -> None:
+    """--database, as for restore; without it that of the source."""
+    words = ["sql", "--at", "name:good", "--json", "--database"]
+    statement = "SELECT current_database(), item FROM orders"
+    found = succeed(site.folder, *words, "other", statement).json
+    assert found["rows"] == [["other", "of other"]]
+    done = pitr(site.folder, *words, "nowhere", statement)
+    assert (done.code, "no database nowhere" in done.error["message"]) == (2, True), done.err
 
 
 def test_answer_is_csv_where_it_is_no_terminal(site: Site) -> None:

@@ -19,7 +19,8 @@ from pitr.postgres.diff.states import States
 from pitr.postgres.live.connection import Connection, connect, in_database
 from pitr.postgres.live.faults import server_faults
 from pitr.postgres.replay.definition_dump import dump_definitions
-from pitr.postgres.replay.server import running
+from pitr.postgres.replay.reader import connect_reader, reading_role
+from pitr.postgres.replay.server import RunningServer, running
 from pitr.postgres.statement.pattern import TablePattern
 from pitr.postgres.tables.name import TableName
 from pitr.postgres.tables.reading import system_identifier, table_names
@@ -61,7 +62,7 @@ def open_recovery(
     with (
         closing(connect(place, program=program)) as live,
         running(kept.server) as started,
-        closing(started.connect(kept.database, read_only=True)) as before,
+        closing(_before(started, kept.database, recovery)) as before,
         _after(kept if with_after else replace(kept, after=None)) as after,
     ):
         _check_identity(before, live, place)
@@ -81,9 +82,20 @@ def open_recovery(
                 dump_definitions,
                 kept.server.binaries.path("pg_dump"),
                 started.environment(kept.database),
+                reading_role(before),
             ),
         )
         yield OpenRecovery(recovery, states, place)
+
+
+def _before(started: RunningServer, database: str, recovery: Recovery) -> Connection:
+    """Connect to the state before: as a role that can only read where a condition is asked there.
+
+    A condition may call functions of the recovered database, and they do as they please.
+    """
+    if recovery.where is not None:
+        return connect_reader(started, database)
+    return started.connect(database, read_only=True)
 
 
 @contextmanager

@@ -38,25 +38,26 @@ def query_past(
     target: str,
     statement: str,
     *,
+    database: str | None = None,
     on_target: Callable[[ResolvedTarget], None],
 ) -> Iterator[QueryResult]:
     """Recover the tables that a statement reads, and run it; all is gone when the block ends."""
     named = read_statement(statement)
     way = find_way(settings, RestoreRequest(tables=(), target=target), now_us())
-    database = settings.database or way.database or DATABASE
+    chosen = database or settings.database or way.database or DATABASE
 
     def choose(started: RunningServer, connection: Connection) -> list[TargetRelation]:
-        with closing(connect_reader(started, database)) as reader:
+        with closing(connect_reader(started, chosen)) as reader:
             return tables_read(connection, reader, statement, named)
 
     with passing_replay(settings, way.source, way.stop, way.index, label="sql") as replay:
         on_target(way.target)
         with absence_explained(settings, way.stop.lsn, has_archive=True):
-            catalogs = replay.find_chosen(database, choose)
+            catalogs = replay.find_chosen(chosen, choose)
         for _ in range(_ROUNDS_MAX):
             with (
                 replay.asked(catalogs) as started,
-                closing(connect_reader(started, database)) as reader,
+                closing(connect_reader(started, chosen)) as reader,
             ):
                 try:
                     result = query(reader, statement)

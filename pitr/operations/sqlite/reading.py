@@ -15,7 +15,7 @@ from pitr.archive.archive import Identity, open_archive, read_mark
 from pitr.archive.lease import LeaseState, read_newest_lease
 from pitr.archive.store import Store
 from pitr.config import Settings
-from pitr.errors import CorruptObject, SourceUnusable
+from pitr.errors import CorruptObject, SourceUnusable, UsageError
 from pitr.operations.clock import now_us
 from pitr.operations.opening import open_archive_store
 from pitr.sqlite.capture.live import is_current
@@ -92,6 +92,16 @@ def open_reading(settings: Settings) -> Reading:
         fault = error
     pages, live = PageArchive(store), live_path(settings, identity)
     return Reading(store, identity, pages, lease, fault, live, now)
+
+
+def refuse_database(name: str | None) -> None:
+    """Raise UsageError for a database that was named: a SQLite source is one."""
+    if name is not None:
+        raise UsageError(
+            f"there is no database {name} to choose",
+            detail="The archive is of a SQLite file, which is one database.",
+            hint="Leave --database out.",
+        )
 
 
 def live_path(settings: Settings, identity: Identity) -> Path | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from pitr.config import Settings
 from pitr.errors import UsageError
 from pitr.operations.restore import RestoreOutcome, RestoreRequest, TableOutcome
-from pitr.operations.sqlite.reading import Reading, open_reading
+from pitr.operations.sqlite.reading import Reading, open_reading, refuse_database
 from pitr.recovery.folder import RecoveredTable, Recovery, new_recovery
 from pitr.sqlite.diff.chosen_columns import choose_columns
 from pitr.sqlite.diff.compare import Comparison, compare_with_live, compare_with_past
@@ -32,6 +32,7 @@ def restore(
     """
     if request.load_into is not None:
         raise no_database(request.load_into)
+    refuse_database(request.database)
     reading = open_reading(settings)
     found = reading.resolve(request.target)
     until = reading.resolve(request.until) if request.until is not None else None

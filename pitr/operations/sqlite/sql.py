@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pitr.config import Settings
 from pitr.errors import PreconditionFailed
-from pitr.operations.sqlite.reading import open_reading
+from pitr.operations.sqlite.reading import open_reading, refuse_database
 from pitr.recovery.folder import read_recovery
 from pitr.sqlite.past.replay import open_past
 from pitr.sqlite.past.scans import announce_scans
@@ -24,9 +24,11 @@ def query_past(
     target: str,
     statement: str,
     *,
+    database: str | None = None,
     on_target: Callable[[ResolvedTarget], None],
 ) -> Iterator[QueryResult]:
     """Run one reading statement on the database as it was; rows are read inside the block."""
+    refuse_database(database)
     reading = open_reading(settings)
     found = reading.resolve(target)
     on_target(found.target)

@@ -2,7 +2,7 @@
 
 Import order inside the package:
     definition_dump, heap_rows, server, target_tables
-    → catalog_rest, datadir, reader, settled, sidecar_query → statement_tables, loading
-    reader → replay
+    → catalog_rest, datadir, reader, settled, sidecar_query → statement_tables
+    reader → loading, replay
     reader → whole
 """

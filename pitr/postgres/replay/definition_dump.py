@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,11 +13,14 @@ from pitr.errors import PreconditionFailed, SidecarFailed
 _OPTIONS = ("--schema-only", "--no-owner", "--no-tablespaces", "--no-publications")
 
 
-def dump_definitions(program: Path, environment: Mapping[str, str], tables: Sequence[str]) -> str:
+def dump_definitions(
+    program: Path, environment: Mapping[str, str], role: str | None, tables: Sequence[str]
+) -> str:
     """Return what pg_dump writes of tables, named as SQL; of everything when there are none.
 
-    `environment` has the variables by which libpq finds server and database. Raises
-    PreconditionFailed when the program is not there, SidecarFailed with its words.
+    `environment` has the variables by which libpq finds server and database. What was granted to
+    `role`, the sidecar's own, is left out. Raises PreconditionFailed when the program is not there,
+    SidecarFailed with its words.
     """
     chosen = [f"--table={name}" for name in tables]
     try:
@@ -39,4 +43,7 @@ def dump_definitions(program: Path, environment: Mapping[str, str], tables: Sequ
             detail=f"{done.stderr.strip().splitlines()[0] if done.stderr else 'It said nothing'}.",
             hint="Make the tables by hand, and run the command again.",
         )
-    return done.stdout
+    if role is None:
+        return done.stdout
+    granted = re.compile(rf"^GRANT [^;\n]* TO {re.escape(role)};$\n?", re.MULTILINE)
+    return granted.sub("", done.stdout)

@@ -18,6 +18,7 @@ import psycopg
 from psycopg.sql import SQL, Identifier
 
 from pitr.errors import DatabaseRefused, SidecarFailed, UsageError
+from pitr.postgres.replay.reader import condition_refused, connect_reader
 from pitr.postgres.replay.server import RunningServer
 from pitr.postgres.replay.target_tables import Connection, TargetRelation, statement_of
 
@@ -40,15 +41,14 @@ def gather(
 ) -> None:
     """Move tables into a new schema of the sidecar; of their rows those stay that are chosen.
 
-    Raises UsageError for two tables of one name.
+    Raises UsageError for two tables of one name, or a condition that fails.
     """
     with contextlib.closing(started.connect(database)) as connection:
+        connection.execute(SQL("CREATE SCHEMA {}").format(Identifier(schema)))
         try:
+            if where is not None:
+                _keep_chosen(started, database, connection, tables, schema, where)
             with connection.transaction():
-                connection.execute(SQL("CREATE SCHEMA {}").format(Identifier(schema)))
-                for table in tables if where is not None else ():
-                    statement = f"DELETE FROM {table.quoted} WHERE ({where}) IS NOT TRUE"
-                    connection.execute(statement.encode())
                 _move(connection, tables, schema)
         except psycopg.errors.DuplicateTable as error:
             raise UsageError(
@@ -56,6 +56,34 @@ def gather(
                 detail=f"The server said: {str(error).splitlines()[0]}.",
                 hint="All are loaded into one schema: restore them one by one.",
             ) from None
+
+
+def _keep_chosen(
+    started: RunningServer,
+    database: str,
+    connection: Connection,
+    tables: Sequence[TargetRelation],
+    schema: str,
+    where: str,
+) -> None:
+    """Delete the rows that a condition is not true for; the reading role finds out which."""
+    places = SQL("{}.pitr_left_out").format(Identifier(schema)).as_string(connection)
+    with contextlib.closing(connect_reader(started, database, read_only=False)) as reader:
+        role = Identifier(reader.info.user)
+        connection.execute(f"CREATE TABLE {places} (relation oid, place tid)".encode())
+        connection.execute(SQL("GRANT USAGE ON SCHEMA {} TO {}").format(Identifier(schema), role))
+        connection.execute(SQL("GRANT INSERT ON {} TO {}").format(SQL(places), role))
+        for table in tables:
+            found = f"SELECT tableoid, ctid FROM {table.quoted} WHERE ({where}) IS NOT TRUE"
+            try:
+                reader.execute(f"INSERT INTO {places} {found}".encode())
+            except psycopg.Error as error:
+                raise condition_refused(error) from None
+            connection.execute(
+                f"DELETE FROM {table.quoted} AS t USING {places} AS p"
+                " WHERE t.tableoid = p.relation AND t.ctid = p.place".encode()
+            )
+    connection.execute(f"DROP TABLE {places}".encode())
 
 
 def _move(connection: Connection, tables: Sequence[TargetRelation], schema: str) -> None:

@@ -12,6 +12,7 @@ import contextlib
 import psycopg
 from psycopg.sql import SQL, Identifier, Literal
 
+from pitr.errors import UsageError
 from pitr.postgres.replay.server import PORT, RunningServer
 from pitr.postgres.replay.target_tables import Connection
 
@@ -20,7 +21,6 @@ _COMMENT = "Made by pitr in this sidecar; the source has no such role."
 _READS_ALL = 140_000  # since then there is pg_read_all_data
 # Texts of values are to mean the same wherever they are printed. All of these any role may set.
 _SESSION = {
-    "default_transaction_read_only": "on",
     "statement_timeout": "0",
     "lock_timeout": "0",
     "idle_in_transaction_session_timeout": "0",
@@ -34,26 +34,37 @@ _SESSION = {
 }
 
 
-def connect_reader(started: RunningServer, database: str) -> Connection:
+def connect_reader(started: RunningServer, database: str, *, read_only: bool = True) -> Connection:
     """Connect as the reading role, which is made when the sidecar does not have it yet.
 
-    In autocommit mode, every transaction read-only; names are looked up along the search_path that
-    the database sets, as sessions of an application find them. Raises psycopg.Error.
+    In autocommit mode, every transaction read-only unless the role is to write what it was given a
+    table for; names are looked up along the search_path that the database sets, as sessions of an
+    application find them. Raises psycopg.Error.
     """
     with contextlib.closing(started.connect(database)) as connection:
         roll_back_prepared(connection)
         with connection.transaction():
-            role = _find(connection) or _make(connection)
+            role = reading_role(connection) or _make(connection)
             _admit(connection, role, database)
+    settings = {**_SESSION, "default_transaction_read_only": "on" if read_only else "off"}
     return psycopg.connect(
         host=str(started.socket),
         port=PORT,
         user=role,
         dbname=database,
-        options=" ".join(f"-c {key}={value}" for key, value in _SESSION.items()),
+        options=" ".join(f"-c {key}={value}" for key, value in settings.items()),
         client_encoding="UTF8",
         application_name="pitr",
         autocommit=True,
+    )
+
+
+def condition_refused(error: psycopg.Error) -> UsageError:
+    """Return the error for a condition that the server refused when it was asked of the rows."""
+    return UsageError(
+        "the condition cannot be asked of the rows",
+        detail=f"The server said: {str(error).strip().splitlines()[0]}.",
+        hint="Give one that only reads, and fails for no row.",
     )
 
 
@@ -66,7 +77,8 @@ def roll_back_prepared(connection: Connection) -> None:
         connection.execute(SQL("ROLLBACK PREPARED {}").format(Literal(name)))
 
 
-def _find(connection: Connection) -> str | None:
+def reading_role(connection: Connection) -> str | None:
+    """Return the name of the reading role, None when the sidecar does not have it."""
     statement = (
         "SELECT rolname FROM pg_roles WHERE pg_catalog.shobj_description(oid, 'pg_authid') = %s"
     )

@@ -17,6 +17,8 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import psycopg
+
 from pitr.errors import (
     ArchiveLacks,
     IdentityMismatch,
@@ -36,7 +38,11 @@ from pitr.postgres.base.control import (
 from pitr.postgres.index.wal_index import WalIndex
 from pitr.postgres.replay import datadir
 from pitr.postgres.replay.catalog_rest import CatalogsAtRest
-from pitr.postgres.replay.reader import roll_back_prepared
+from pitr.postgres.replay.reader import (
+    condition_refused,
+    connect_reader,
+    roll_back_prepared,
+)
 from pitr.postgres.replay.server import (
     RunningServer,
     ServerAccount,
@@ -289,7 +295,10 @@ class Replay:
         with running(server) as started:
             with contextlib.closing(started.connect(catalogs.database)) as connection:
                 roll_back_prepared(connection)
-                rows = {table.oid: _count(connection, table, where) for table in catalogs.tables}
+                if where is None:
+                    rows = _counts(connection, catalogs, "")
+            if where is not None:
+                rows = _counts_where(started, catalogs, where)
             datadir.settle(server, self._settings(selection))
         return ReplayedTables(server, catalogs, rows, selection, wal_bytes)
 
@@ -449,11 +458,21 @@ def _ask(started: RunningServer, request: _TableRequest) -> CatalogState:
         )
 
 
-def _count(connection: Connection, table: TargetRelation, where: str | None) -> int:
-    """Return the rows of a table that a condition is true for, its children's included."""
-    condition = "" if where is None else f" WHERE {where}"
-    found = connection.execute(
-        f"SELECT count(*) FROM {table.quoted}{condition}".encode()
-    ).fetchone()
-    assert found is not None
-    return int(found[0])
+def _counts(connection: Connection, catalogs: CatalogState, ending: str) -> dict[int, int]:
+    """Return how many rows each table has, its children's included."""
+    rows = {}
+    for table in catalogs.tables:
+        statement = f"SELECT count(*) FROM {table.quoted}{ending}"
+        found = connection.execute(statement.encode()).fetchone()
+        assert found is not None
+        rows[table.oid] = int(found[0])
+    return rows
+
+
+def _counts_where(started: RunningServer, catalogs: CatalogState, where: str) -> dict[int, int]:
+    """Return how many rows of each table a condition is true for, asked by the reading role."""
+    with contextlib.closing(connect_reader(started, catalogs.database)) as reader:
+        try:
+            return _counts(reader, catalogs, f" WHERE {where}")
+        except psycopg.Error as error:
+            raise condition_refused(error) from None
