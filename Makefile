@@ -51,6 +51,7 @@ bench: $(VENV)/dev-ready ## Measure beside plain SQLite and a peer; prints ratio
 
 soak: $(VENV)/dev-ready ## Hours of kills, outages and repairs, and of damaged bytes for every decoder
 	-$(BIN)/python -m pip install --quiet --disable-pip-version-check 'atheris>=3,<4'
+	$(BIN)/python -m pytest --hypothesis-profile=search tests/unit tests/property
 	$(BIN)/python -m pytest -m soak -o timeout=7200 -o faulthandler_timeout=0
 
 test-s3: $(VENV)/dev-ready ## The store tests against a real S3 server, brought along

@@ -19,7 +19,9 @@ from tools.postgres_servers import scratch_place
 pytest_plugins = ["tests.postgres.fixtures"]
 
 # A failing example prints the line that replays it; deadlines measure the machine, not the code.
-hypothesis.settings.register_profile("pitr", deadline=None, print_blob=True)
+# `make test` has the same examples in every run, `make soak` looks for new ones.
+hypothesis.settings.register_profile("pitr", deadline=None, print_blob=True, derandomize=True)
+hypothesis.settings.register_profile("search", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("pitr")
 
 # Settings of the person who runs the tests that would change what is tested. PITR_PURE=1 is no
@@ -31,13 +33,15 @@ _OUR_SETTINGS = ("PITR_TEST_", "PITR_PURE")
 def pytest_configure() -> None:
     """Forget the caller's settings once, before any test sets its own.
 
-    A shell that runs the suite in its background has it ignore Ctrl-C, and so would all commands
-    that the tests start and interrupt. Folders of tests are made in memory when there is room:
-    what pitr makes durable it waits for, and on a disk that others write to that takes twice the
-    time of all the rest.
+    A shell that runs the suite in its background, or nohup, has it ignore Ctrl-C or the end of the
+    terminal, and so would all commands that the tests start and interrupt. Folders of tests are
+    made in memory when there is room: what pitr makes durable it waits for, and on a disk that
+    others write to that takes twice the time of all the rest.
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
     for name in list(os.environ):
         if name.startswith(_FOREIGN_SETTINGS) and not name.startswith(_OUR_SETTINGS):
             del os.environ[name]

@@ -21,7 +21,7 @@ from pitr.archive.store import ObjectInfo
 from pitr.sqlite.pagelog.segment import Note
 
 _SEGMENT = re.compile(
-    r"log/(\d{16})-(\d{16})\.(\d{4,})(\+?)\.(\d{8})\.([0-9a-f]{8})-([0-9a-f]{8})"
+    r"log/(\d{16})-(\d{16})\.(\d{4,16})(\+?)\.(\d{8})\.([0-9a-f]{8})-([0-9a-f]{8})"
     r"(?:\.(coarse|base|gap|fork))?"
 )
 _MAP = re.compile(r"map/(\d{16})\.[0-9a-f]{8}")
