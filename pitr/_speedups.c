@@ -1015,6 +1015,109 @@ static PyObject *delta_decode(PyObject *module, PyObject *args) {
     return result;
 }
 
+/* One loop for each width, without a branch: every value is written, and the next one over a zero. */
+#define SPLIT(type)                                                        \
+    do {                                                                   \
+        const type *values = column;                                       \
+        type *to = present;                                                \
+        for (Py_ssize_t i = 0; i < count; i++) {                           \
+            *to = values[i];                                               \
+            to += values[i] != 0;                                          \
+            bits[i / 8] |= (uint8_t)((values[i] != 0) << i % 8);           \
+        }                                                                  \
+        return (char *)to - (char *)present;                               \
+    } while (0)
+
+static Py_ssize_t split_column(
+    const void *column, Py_ssize_t count, int width, uint8_t *bits, void *present
+) {
+    if (width == 4) {
+        SPLIT(uint32_t);
+    }
+    SPLIT(uint64_t);
+}
+
+PyDoc_STRVAR(split_nulls_doc,
+"split_nulls(column, width) -> (bits, present)\n\n"
+"Return which values of a column are not 0, a bit each, and those values.");
+
+static PyObject *split_nulls(PyObject *module, PyObject *args) {
+    Py_buffer column;
+    int width;
+    if (!PyArg_ParseTuple(args, "y*i", &column, &width)) {
+        return NULL;
+    }
+    PyObject *bits = NULL, *present = NULL, *result = NULL;
+    Py_ssize_t count = column.len / (width == 4 ? 4 : 8);
+    if ((width != 4 && width != 8) || column.len % width != 0) {
+        PyErr_SetString(PyExc_ValueError, "not a column of this width");
+    } else if ((bits = PyBytes_FromStringAndSize(NULL, (count + 7) / 8)) != NULL &&
+               /* room for the zero that may be written behind the last value */
+               (present = PyBytes_FromStringAndSize(NULL, column.len + width)) != NULL) {
+        uint8_t *to = (uint8_t *)PyBytes_AS_STRING(bits);
+        void *values = PyBytes_AS_STRING(present);
+        PyThreadState *state = column.len >= RELEASE_BYTES ? PyEval_SaveThread() : NULL;
+        memset(to, 0, (size_t)(count + 7) / 8);
+        Py_ssize_t size = split_column(column.buf, count, width, to, values);
+        if (state != NULL) {
+            PyEval_RestoreThread(state);
+        }
+        if (_PyBytes_Resize(&present, size) == 0) {
+            result = PyTuple_Pack(2, bits, present);
+        }
+    }
+    Py_XDECREF(bits);
+    Py_XDECREF(present);
+    PyBuffer_Release(&column);
+    return result;
+}
+
+#define JOIN(type)                                                         \
+    do {                                                                   \
+        const type *from = present;                                        \
+        type *to = column;                                                 \
+        for (Py_ssize_t i = 0; i < count; i++) {                           \
+            to[i] = bits[i / 8] >> i % 8 & 1 ? *from++ : 0;                \
+        }                                                                  \
+    } while (0)
+
+PyDoc_STRVAR(join_nulls_doc,
+"join_nulls(bits, present, width, count) -> column\n\n"
+"Return the column that split_nulls was given. Raises ValueError for values that are too few or\n"
+"too many.");
+
+static PyObject *join_nulls(PyObject *module, PyObject *args) {
+    Py_buffer mask, values;
+    int width;
+    Py_ssize_t count, found = 0;
+    PyObject *result = NULL;
+    if (!PyArg_ParseTuple(args, "y*y*in", &mask, &values, &width, &count)) {
+        return NULL;
+    }
+    const uint8_t *bits = mask.buf;
+    const void *present = values.buf;
+    for (Py_ssize_t i = 0; i < mask.len; i++) {
+        for (uint8_t left = bits[i]; left; left &= (uint8_t)(left - 1)) {
+            found++;
+        }
+    }
+    if ((width != 4 && width != 8) || values.len % width != 0 || count < 0 ||
+        count > PY_SSIZE_T_MAX / 8 || mask.len != (count + 7) / 8 || found != values.len / width ||
+        (count % 8 && bits[count / 8] >> count % 8)) {
+        PyErr_SetString(PyExc_ValueError, "the nulls of the encoded column do not fit its values");
+    } else if ((result = PyBytes_FromStringAndSize(NULL, count * width)) != NULL) {
+        void *column = PyBytes_AS_STRING(result);
+        if (width == 4) {
+            JOIN(uint32_t);
+        } else {
+            JOIN(uint64_t);
+        }
+    }
+    PyBuffer_Release(&mask);
+    PyBuffer_Release(&values);
+    return result;
+}
+
 /* Radix sort of row numbers by a 64-bit key, byte by byte; a byte that is the same in all rows is
    passed over, which in practice leaves two or three. Returns whichever array holds the result. */
 static uint32_t *radix_sort(
@@ -1188,14 +1291,14 @@ static PyObject *column_bounds(PyObject *module, PyObject *args) {
 /* From PostgreSQL's epoch, 2000, to that of 1970. */
 #define EPOCH_SHIFT_US INT64_C(946684800000000)
 
-/* What the index asks of a scan's columns beside: where records end, when transactions do, and which
+/* What the index asks of a scan's columns beside: how long records are, when transactions end, and which
    records have no block reference. */
 
-PyDoc_STRVAR(record_ends_doc,
-"record_ends(lsns, lengths, segment_bytes) -> bytes\n\n"
-"Return for each record the LSN at which the next one can begin. Raises ValueError.");
+PyDoc_STRVAR(end_distances_doc,
+"end_distances(lsns, lengths, segment_bytes) -> bytes\n\n"
+"Return for each record how far behind its LSN the next one can begin. Raises ValueError.");
 
-static PyObject *record_ends(PyObject *module, PyObject *args) {
+static PyObject *end_distances(PyObject *module, PyObject *args) {
     Py_buffer lsns, lengths;
     unsigned long long segment;
     PyObject *result = NULL;
@@ -1224,7 +1327,7 @@ static PyObject *record_ends(PyObject *module, PyObject *args) {
                 content -= left;
                 at += left;
             }
-            ends[i] = (at + content + 7) & ~(uint64_t)7;
+            ends[i] = ((at + content + 7) & ~(uint64_t)7) - begin[i];
         }
         if (state != NULL) {
             PyEval_RestoreThread(state);
@@ -1416,10 +1519,12 @@ static PyObject *damaged_pages(PyObject *module, PyObject *args) {
 static PyMethodDef methods[] = {
     {"delta_encode", delta_encode, METH_VARARGS, delta_encode_doc},
     {"delta_decode", delta_decode, METH_VARARGS, delta_decode_doc},
+    {"split_nulls", split_nulls, METH_VARARGS, split_nulls_doc},
+    {"join_nulls", join_nulls, METH_VARARGS, join_nulls_doc},
     {"sort_rows", sort_rows, METH_VARARGS, sort_rows_doc},
     {"column_bounds", column_bounds, METH_VARARGS, column_bounds_doc},
     {"take_rows", take_rows, METH_VARARGS, take_rows_doc},
-    {"record_ends", record_ends, METH_VARARGS, record_ends_doc},
+    {"end_distances", end_distances, METH_VARARGS, end_distances_doc},
     {"take_times", take_times, METH_VARARGS, take_times_doc},
     {"other_rows", other_rows, METH_VARARGS, other_rows_doc},
     {"wal_checksum", wal_checksum, METH_VARARGS, wal_checksum_doc},

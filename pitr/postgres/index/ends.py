@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import compress
 
+from pitr.postgres.index.packing import both
 from pitr.postgres.index.rows import RowKind, Rows
 from pitr.postgres.index.wal_index import Part, WalIndex
 from pitr.postgres.wal.versions import RM_XACT, RM_XLOG
@@ -17,7 +18,7 @@ _CHECKPOINTS = (0x00, 0x10)  # shutdown, online
 _IS_XACT = bytes(rmgr == RM_XACT for rmgr in range(256))
 _IS_COMMIT = bytes(info & _OPERATION in _COMMITS for info in range(256))
 _IS_RECORD = bytes(kind == RowKind.RECORD for kind in range(256))
-_NAMES = ("lsn", "kind", "rmgr", "info", "xid", "related_lsn", "time")
+_NAMES = ("lsn", "kind", "rmgr", "info", "xid", "distance", "time")
 _XID_HALF = 1 << 31
 
 
@@ -71,7 +72,7 @@ def ends_in(rows: Rows) -> Iterator[TransactionEnd]:
     """Yield the ends of transactions among rows that are in the order of LSNs."""
     current: TransactionEnd | None = None
     subxids: list[int] = []
-    for lsn, kind, rmgr, info, xid, end, time_us in rows.select(*_NAMES):
+    for lsn, kind, rmgr, info, xid, distance, time_us in rows.select(*_NAMES):
         if rmgr != RM_XACT:
             continue
         if kind == RowKind.SUBTRANSACTION:
@@ -82,7 +83,7 @@ def ends_in(rows: Rows) -> Iterator[TransactionEnd]:
             continue
         if current is not None:
             yield _with(current, subxids)
-        current = TransactionEnd(lsn, end, xid, time_us, operation in _COMMITS)
+        current = TransactionEnd(lsn, lsn + distance, xid, time_us, operation in _COMMITS)
         subxids = []
     if current is not None:
         yield _with(current, subxids)
@@ -96,15 +97,16 @@ def _with(end: TransactionEnd, subxids: list[int]) -> TransactionEnd:
 
 def checkpoints_in(rows: Rows) -> Iterator[Checkpoint]:
     """Yield the checkpoints among rows."""
-    names = ("lsn", "rmgr", "info", "related_lsn", "related_xid")
-    for lsn, rmgr, info, redo, next_xid in rows.select(*names):
+    names = ("lsn", "rmgr", "info", "distance", "related_xid")
+    for lsn, rmgr, info, distance, next_xid in rows.select(*names):
         if rmgr == RM_XLOG and info & 0xF0 in _CHECKPOINTS:
-            yield Checkpoint(lsn, redo, next_xid)
+            yield Checkpoint(lsn, lsn - distance, next_xid)
 
 
 def commit_times(rows: Rows) -> tuple[int, int]:
     """Return the first and the last time of a commit among rows; 0 and 0 when there is none."""
     kinds = (("rmgr", _IS_XACT), ("info", _IS_COMMIT), ("kind", _IS_RECORD))
-    masks = (bytes(rows[name]).translate(table) for name, table in kinds)
-    times = list(compress(rows["time"], map(all, zip(*masks, strict=True))))
+    is_xact, is_commit, is_record = (bytes(rows[name]).translate(table) for name, table in kinds)
+    mask = both(both(is_xact, is_commit), is_record)
+    times = list(compress(rows["time"].tolist(), mask))
     return (min(times), max(times)) if times else (0, 0)

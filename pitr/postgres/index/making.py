@@ -6,14 +6,15 @@ from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import compress
-from operator import and_
 
 from pitr.postgres.index.packing import (
     CODES,
     Buffer,
+    both,
+    end_distances,
     integers,
     other_rows,
-    record_ends,
+    sort_rows,
     take_rows,
     take_times,
 )
@@ -72,42 +73,39 @@ def make_rows(scan: Scan, version: WalVersion, segment_bytes: int) -> IndexedRow
         payload.add(number, scan, data, version)
     replaced = [*compress(scan.kept_numbers, is_plain), *payload.replaced]
     system, relations = payload.rows()
+    blocks = _block_rows(scan)
     return IndexedRows(
         sort_by_lsn(join_rows([_plain_rows(scan, replaced), ends, system])),
-        sort_by_relation(join_rows([_block_rows(scan), relations])),
+        sort_by_relation(join_rows([blocks, relations])) if len(relations) else blocks,
     )
 
 
 def _plain_end_mask(scan: Scan) -> bytes:
     """Return 1 for each kept commit or abort that says no more than its time: nearly all are so."""
     rmgrs, infos = scan.kept_kinds()
-    return bytes(map(and_, rmgrs.translate(_IS_XACT), infos.translate(_IS_PLAIN_END)))
+    return both(rmgrs.translate(_IS_XACT), infos.translate(_IS_PLAIN_END))
 
 
 def _plain_end_rows(scan: Scan, mask: bytes, segment_bytes: int) -> Rows:
     """Return the rows of the kept records of a mask; their last eight bytes are a time."""
-    columns = _of_records(scan, array("I", compress(scan.kept_numbers, mask)).tobytes())
-    data_ends = array("Q", compress(scan.kept_ends, mask)).tobytes()
+    columns = _of_records(scan, array("I", compress(scan.kept_numbers.tolist(), mask)).tobytes())
+    data_ends = array("Q", compress(scan.kept_ends.tolist(), mask)).tobytes()
     columns["time"] = take_times(scan.kept_data, data_ends)
-    columns["related_lsn"] = record_ends(columns["lsn"], columns["length"], segment_bytes)
+    columns["distance"] = end_distances(columns["lsn"], columns["length"], segment_bytes)
     return _rows(columns, len(data_ends) // 8)
 
 
 def _block_rows(scan: Scan) -> Rows:
+    """Return a row for each block reference, in the order of `sort_by_relation`."""
     blocks, count = scan.blocks, len(scan.blocks)
-    columns = _of_records(scan, bytes(blocks.record))
-    changes = int.from_bytes(columns["change"], "little")
-    first = int.from_bytes(bytes(blocks.id).translate(_FIRST_REFERENCE), "little")
-    columns["change"] = (changes & first).to_bytes(count, "little")
-    columns |= {
-        "kind": bytes([RowKind.BLOCK]) * count,
-        "tablespace": blocks.tablespace,
-        "database": blocks.database,
-        "relation": blocks.relation,
-        "fork": blocks.fork,
-        "block": blocks.block,
-        "reference": blocks.id,
-    }
+    order = sort_rows(blocks.database, blocks.relation)  # stable, and the scan's order is by LSN
+    columns = _of_records(scan, take_rows(blocks.record, 4, order))
+    for name in ("tablespace", "database", "relation", "fork", "block"):
+        values = getattr(blocks, name)
+        columns[name] = take_rows(values, values.itemsize, order)
+    ids = columns["reference"] = take_rows(blocks.id, 1, order)
+    columns["change"] = both(bytes(columns["change"]), ids.translate(_FIRST_REFERENCE))
+    columns["kind"] = bytes([RowKind.BLOCK]) * count
     return _rows(columns, count)
 
 
@@ -170,7 +168,7 @@ class _Payload:
             case StorageTruncated(file, blocks):
                 yield self._file(RowKind.TRUNCATED, file) | {"block": blocks}
             case Checkpoint(redo=redo, next_xid=next_xid):
-                yield {"related_lsn": redo, "related_xid": next_xid & 0xFFFFFFFF}
+                yield {"distance": max(record.lsn - redo, 0), "related_xid": next_xid & 0xFFFFFFFF}
             case (
                 RelationMapUpdated(database=database)
                 | DatabaseCreated(database=database)
@@ -182,7 +180,7 @@ class _Payload:
     def _transaction_end(self, record: Record, end: TransactionEnd) -> Iterator[dict[str, int]]:
         common = {
             "xid": end.xid,
-            "related_lsn": self._end(record.lsn, record.header.total_bytes),
+            "distance": self._end(record.lsn, record.header.total_bytes) - record.lsn,
             "time": max(end.time_us, 0),
             "database": end.database,
         }

@@ -1,4 +1,4 @@
-"""The loops over the columns of an index: delta encoding, sorting, taking rows, ends of records.
+"""The loops over the columns of an index: delta encoding, nulls, sorting, taking rows, record ends.
 
 Each has a plain-Python reference here and a C twin in `_speedups`, which returns the same bytes.
 Columns are bytes of native unsigned integers of 1, 2, 4 or 8 bytes.
@@ -112,6 +112,28 @@ def _decode_blocks(data: bytes, width: int, count: int) -> bytes:
     return values.tobytes()
 
 
+def _split_nulls(column: Buffer, width: int) -> tuple[bytes, bytes]:
+    """Return which values of a column are not 0, a bit each, lowest first, and those values."""
+    values = integers(column, width).tolist()
+    digits = "".join("1" if value else "0" for value in reversed(values))
+    bits = int(f"0{digits}", 2).to_bytes((len(values) + 7) // 8, "little")
+    return bits, array(CODES[width], filter(None, values)).tobytes()
+
+
+def _join_nulls(bits: Buffer, present: Buffer, width: int, count: int) -> bytes:
+    """Return the column that `split_nulls` was given.
+
+    Raises ValueError when there are not as many values as bits.
+    """
+    mask = int.from_bytes(bits, "little")
+    values = integers(present, width).tolist()
+    if len(bits) != (count + 7) // 8 or mask >> count or mask.bit_count() != len(values):
+        raise ValueError("the nulls of the encoded column do not fit its values")
+    left = iter(values)
+    digits = reversed(f"{mask:0{count}b}") if count else ""
+    return array(CODES[width], [next(left) if digit == "1" else 0 for digit in digits]).tobytes()
+
+
 def _sort_rows(high: Buffer, low: Buffer) -> bytes:
     """Return the order (4-byte row numbers) that sorts rows by two 4-byte columns, stably."""
     columns = zip(integers(high, 4), integers(low, 4), strict=True)
@@ -131,10 +153,16 @@ def _take_rows(column: Buffer, width: int, order: Buffer) -> bytes:
     return array(CODES[width], itemgetter(*rows)(values)).tobytes()
 
 
-def _record_ends(lsns: Buffer, lengths: Buffer, segment_bytes: int) -> bytes:
-    """Return for each record (its LSN, its length) the LSN at which the next one can begin."""
+def both(one: bytes, other: bytes) -> bytes:
+    """Return the bits that are set in both of two columns of one byte."""
+    return (int.from_bytes(one) & int.from_bytes(other)).to_bytes(len(one))
+
+
+def _end_distances(lsns: Buffer, lengths: Buffer, segment_bytes: int) -> bytes:
+    """Return for each record (LSN, length) how far behind its LSN the next one can begin."""
     rows = zip(integers(lsns, 8).tolist(), integers(lengths, 4).tolist(), strict=True)
-    return array("Q", [align(advance(*row, segment_bytes)) for row in rows]).tobytes()
+    ends = [align(advance(lsn, length, segment_bytes)) - lsn for lsn, length in rows]
+    return array("Q", ends).tobytes()
 
 
 def _take_times(data: Buffer, ends: Buffer) -> bytes:
@@ -175,10 +203,14 @@ if os.environ.get("PITR_PURE") != "1":
 delta_encode: Callable[[Buffer, int], bytes] = getattr(_compiled, "delta_encode", _delta_encode)
 delta_decode: Callable[[Buffer, int, int], bytes]
 delta_decode = getattr(_compiled, "delta_decode", _delta_decode)
+split_nulls: Callable[[Buffer, int], tuple[bytes, bytes]]
+split_nulls = getattr(_compiled, "split_nulls", _split_nulls)
+join_nulls: Callable[[Buffer, Buffer, int, int], bytes]
+join_nulls = getattr(_compiled, "join_nulls", _join_nulls)
 sort_rows: Callable[[Buffer, Buffer], bytes] = getattr(_compiled, "sort_rows", _sort_rows)
 take_rows: Callable[[Buffer, int, Buffer], bytes] = getattr(_compiled, "take_rows", _take_rows)
-record_ends: Callable[[Buffer, Buffer, int], bytes]
-record_ends = getattr(_compiled, "record_ends", _record_ends)
+end_distances: Callable[[Buffer, Buffer, int], bytes]
+end_distances = getattr(_compiled, "end_distances", _end_distances)
 take_times: Callable[[Buffer, Buffer], bytes] = getattr(_compiled, "take_times", _take_times)
 other_rows: Callable[[int, Buffer], bytes] = getattr(_compiled, "other_rows", _other_rows)
 column_bounds: Callable[[Buffer, int], tuple[int, int]]

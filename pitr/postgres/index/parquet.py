@@ -1,7 +1,8 @@
 """Parquet files, as far as the index of WAL records needs them: bytes in, values out, no I/O.
 
-Written is a small part of the format that every engine reads: flat tables of required integer
-columns, one page a column and row group, zstd, CRC-32 of every page. Read is what is written.
+Written is a small part of the format that every engine reads: flat tables of integer columns, some
+of them optional, one page a column and row group, zstd, CRC-32 of every page. Read is what is
+written.
 docs/formats/postgres-index.md states the part; docs/decisions/2026-11-28-wal-index-format.md says
 why it is written here and not by a library.
 
@@ -26,6 +27,8 @@ from pitr.postgres.index.packing import (
     delta_decode,
     delta_encode,
     integers,
+    join_nulls,
+    split_nulls,
 )
 from pitr.postgres.index.thrift import (
     Byte,
@@ -47,7 +50,7 @@ _ROWS_MAX = 1 << 24
 _PAGE_BYTES_MAX = 1 << 28
 
 _INT32, _INT64 = 1, 2
-_REQUIRED = 0
+_REQUIRED, _OPTIONAL = 0, 1
 _PLAIN, _RLE, _DELTA, _DICTIONARY = 0, 3, 5, 8
 _ZSTD = 6
 _DATA_PAGE, _DICTIONARY_PAGE = 0, 2
@@ -74,15 +77,16 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column of a table."""
+    """One column of a table. In an optional one, of four or eight bytes, 0 stands for a null."""
 
     name: str
     kind: Kind
+    is_optional: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """One column of one row group: where its pages lie, and the bounds of its values."""
+    """One column of a row group: where its pages lie, and the bounds of its values, nulls as 0."""
 
     begin: int
     end: int
@@ -148,7 +152,11 @@ def _encode_chunk(
 ) -> tuple[bytes, int, int]:
     """Return the pages of a column, their raw size with headers, and the dictionary page's size."""
     if column.kind is not Kind.UINT8:
-        page = delta_encode(values, column.kind.width)
+        levels = b""
+        if column.is_optional:
+            bits, values = split_nulls(values, column.kind.width)
+            levels = _encode_levels(bits)
+        page = levels + delta_encode(values, column.kind.width)
         stored, raw = _page(compressor, page, 5, {1: count, 2: _DELTA, 3: _RLE, 4: _RLE})
         return stored, raw, 0
     # Bytes: a dictionary of the values that occur, and indexes of eight bits, that is of one byte.
@@ -158,9 +166,20 @@ def _encode_chunk(
     first, first_raw = _page(compressor, dictionary, 7, {1: len(present), 2: _PLAIN})
     indexes = data.translate(_index_table(present))
     runs = (count + 7) // 8
-    page = b"\x08" + varint(runs << 1 | 1) + indexes.ljust(runs * 8, b"\0")
+    page = b"\x08" + _run_head(runs) + indexes.ljust(runs * 8, b"\0")
     second, second_raw = _page(compressor, page, 5, {1: count, 2: _DICTIONARY, 3: _RLE, 4: _RLE})
     return first + second, first_raw + second_raw, len(first)
+
+
+def _run_head(groups: int) -> bytes:
+    """Return the head of a bit-packed run of so many groups of eight values."""
+    return varint(groups << 1 | 1)
+
+
+def _encode_levels(bits: bytes) -> bytes:
+    """Return the definition levels of a page, one bit each, in one bit-packed run."""
+    run = _run_head(len(bits)) + bits
+    return len(run).to_bytes(4, "little") + run
 
 
 def _values_in(data: bytes) -> list[int]:
@@ -228,8 +247,19 @@ def _chunk_metadata(
 
 def _statistics(column: Column, values: Buffer) -> Struct:
     width = 8 if column.kind.physical == _INT64 else 4
+    nulls = 0
+    if column.is_optional:
+        present = split_nulls(values, column.kind.width)[1]
+        nulls = (len(memoryview(values).cast("B")) - len(present)) // column.kind.width
+        values = present
+    if not len(values):
+        return {3: Long(nulls)}
     least, greatest = column_bounds(values, column.kind.width)
-    return {3: Long(0), 5: greatest.to_bytes(width, "little"), 6: least.to_bytes(width, "little")}
+    return {
+        3: Long(nulls),
+        5: greatest.to_bytes(width, "little"),
+        6: least.to_bytes(width, "little"),
+    }
 
 
 def _group_metadata(
@@ -266,7 +296,8 @@ def _file_metadata(
 
 def _schema_element(column: Column) -> Struct:
     _width, converted, logical = column.kind.value
-    return {1: column.kind.physical, 3: _REQUIRED, 4: column.name, 6: converted, 10: logical}
+    repetition = _OPTIONAL if column.is_optional else _REQUIRED
+    return {1: column.kind.physical, 3: repetition, 4: column.name, 6: converted, 10: logical}
 
 
 # --- reading ---------------------------------------------------------------------------------
@@ -305,14 +336,14 @@ def decode_footer(tail: bytes, columns: Sequence[Column], size: int) -> Footer:
     try:
         metadata: Any = decode_struct(data)[0]
         names = [element[4].decode() for element in metadata[2][1:]]
+        if names != [column.name for column in columns]:
+            raise Damaged(f"the file has other columns: {', '.join(names)}")
         groups = tuple(_read_group(group, columns, size - extent) for group in metadata[4])
         properties = {item[1].decode(): item[2].decode() for item in metadata.get(5, ())}
     except Damaged:
         raise
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise Damaged(f"the footer does not decode: {error}") from None
-    if names != [column.name for column in columns]:
-        raise Damaged(f"the file has other columns: {', '.join(names)}")
     return Footer(groups, properties, zlib.crc32(data))
 
 
@@ -329,12 +360,10 @@ def _read_group(group: Any, columns: Sequence[Column], end: int) -> Group:
         if meta[4] != _ZSTD or meta[5] != rows or not len(MAGIC) <= begin <= begin + meta[7] <= end:
             raise Damaged(f"column {column.name} does not fit its row group")
         bounds = meta[12]
-        chunks[column.name] = Chunk(
-            begin,
-            begin + meta[7],
-            int.from_bytes(bounds[6], "little"),
-            int.from_bytes(bounds[5], "little"),
-        )
+        is_bare = column.is_optional and bounds[3] == rows  # nothing but nulls
+        least = 0 if column.is_optional and bounds[3] else int.from_bytes(bounds[6], "little")
+        greatest = 0 if is_bare else int.from_bytes(bounds[5], "little")
+        chunks[column.name] = Chunk(begin, begin + meta[7], least, greatest)
     return Group(rows, chunks)
 
 
@@ -343,7 +372,7 @@ def decode_chunk(data: bytes, column: Column, rows: int) -> memoryview:
     try:
         first, at = _read_page(data, 0)
         if column.kind is not Kind.UINT8:
-            values = delta_decode(first[1], column.kind.width, rows)
+            values = _decode_integers(first[1], column, rows)
         else:
             second, at = _read_page(data, at)
             values = _decode_indexes(first[1], second[1], rows)
@@ -399,6 +428,21 @@ def _read_page(data: bytes, at: int) -> tuple[tuple[int, bytes], int]:
     if len(raw) != raw_bytes:
         raise Damaged(f"a page holds {len(raw)} bytes where {raw_bytes} belong")
     return (kind, raw), end
+
+
+def _decode_integers(page: bytes, column: Column, rows: int) -> bytes:
+    width = column.kind.width
+    if not column.is_optional:
+        return delta_decode(page, width, rows)
+    groups = (rows + 7) // 8
+    head = _run_head(groups)
+    begin = 4 + len(head)
+    end = begin + groups
+    if page[:begin] != (end - 4).to_bytes(4, "little") + head:
+        raise Damaged("the levels have another shape than declared")
+    bits = page[begin:end]
+    present = int.from_bytes(bits, "little").bit_count()
+    return join_nulls(bits, delta_decode(page[end:], width, min(present, rows)), width, rows)
 
 
 def _decode_indexes(dictionary: bytes, page: bytes, rows: int) -> bytes:

@@ -39,7 +39,7 @@ COLUMNS = (
     Column("kind", Kind.UINT8),
     Column("rmgr", Kind.UINT8),
     Column("info", Kind.UINT8),
-    Column("xid", Kind.UINT32),
+    Column("xid", Kind.UINT32, is_optional=True),
     Column("change", Kind.UINT8),
     Column("rows", Kind.UINT32),
     Column("tablespace", Kind.UINT32),
@@ -48,9 +48,9 @@ COLUMNS = (
     Column("fork", Kind.UINT8),
     Column("block", Kind.UINT32),
     Column("reference", Kind.UINT8),
-    Column("related_xid", Kind.UINT32),
-    Column("related_lsn", Kind.UINT64),
-    Column("time", Kind.TIME),
+    Column("related_xid", Kind.UINT32, is_optional=True),
+    Column("distance", Kind.UINT64, is_optional=True),
+    Column("time", Kind.TIME, is_optional=True),
 )
 BY_NAME = {column.name: column for column in COLUMNS}
 NAMES = tuple(BY_NAME)
@@ -94,14 +94,15 @@ def empty_rows(names: Iterable[str] = NAMES) -> Rows:
 
 def join_rows(parts: Sequence[Rows]) -> Rows:
     """Return rows of the same columns one after the other."""
-    if len(parts) == 1:
-        return parts[0]
     if not parts:
         return empty_rows()
+    filled = [part for part in parts if len(part)] or [parts[0]]
+    if len(filled) == 1:
+        return filled[0]
     return Rows(
         {
-            name: integers(b"".join(part[name] for part in parts), column.itemsize)
-            for name, column in parts[0].columns.items()
+            name: integers(b"".join(part[name] for part in filled), column.itemsize)
+            for name, column in filled[0].columns.items()
         }
     )
 

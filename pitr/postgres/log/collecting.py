@@ -18,7 +18,7 @@ from pitr.postgres.index.wal_index import Part, WalIndex
 from pitr.postgres.wal.record import Fork, RelationFile
 from pitr.postgres.wal.scan import RowChange
 
-_SYSTEM = ("lsn", "kind", "rmgr", "info", "xid", "related_lsn", "related_xid", "time")
+_SYSTEM = ("lsn", "kind", "rmgr", "info", "xid", "distance", "related_xid", "time")
 _RELATION = ("lsn", "kind", "xid", "change", "rows", "fork", "block")
 
 

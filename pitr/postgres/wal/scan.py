@@ -148,11 +148,9 @@ class Scan:
 
     def kept_kinds(self) -> tuple[bytes, bytes]:
         """Return the resource manager, and the info, of each record that `kept` has."""
-        rmgrs, infos = self.records.rmgr, self.records.info
-        return (
-            bytes(map(rmgrs.__getitem__, self.kept_numbers)),
-            bytes(map(infos.__getitem__, self.kept_numbers)),
-        )
+        rmgrs, infos = bytes(self.records.rmgr), bytes(self.records.info)
+        numbers = self.kept_numbers.tolist()
+        return bytes(map(rmgrs.__getitem__, numbers)), bytes(map(infos.__getitem__, numbers))
 
 
 _compiled: ModuleType | None = None

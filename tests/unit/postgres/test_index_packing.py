@@ -74,6 +74,37 @@ def test_delta_decoding_of_damaged_bytes_ends_with_an_error_or_a_column() -> Non
         assert outcomes[0] is None or len(outcomes[0]) == len(column)
 
 
+def test_nulls_are_split_off_and_joined_again_by_both_twins() -> None:
+    """A bit for each value that is not 0, the lowest first; and the column comes back."""
+    rng = random.Random(13)
+    for width, count, column in columns():
+        values = array(packing.CODES[width], column)
+        for row in rng.sample(range(count), count // 2):
+            values[row] = 0
+        expected = bytearray((count + 7) // 8)
+        for row, value in enumerate(values):
+            expected[row // 8] |= bool(value) << row % 8
+        present = array(packing.CODES[width], [value for value in values if value]).tobytes()
+
+        for split in twins("split_nulls"):
+            assert split(values.tobytes(), width) == (bytes(expected), present)
+        for join in twins("join_nulls"):
+            assert join(bytes(expected), present, width, count) == values.tobytes()
+
+
+@pytest.mark.parametrize("join", twins("join_nulls"))
+@pytest.mark.parametrize(
+    ("bits", "values", "count"),
+    [(b"\3", 1, 3), (b"\3", 3, 3), (b"\x0b", 3, 3), (b"\1", 1, 9), (b"\1\0", 1, 8), (b"", 1, 0)],
+)
+def test_nulls_that_do_not_fit_are_refused(
+    join: Callable[..., bytes], bits: bytes, values: int, count: int
+) -> None:
+    """Too few values, too many, bits behind the last row, bits of another number of rows."""
+    with pytest.raises(ValueError, match="do not fit"):
+        join(bits, bytes(4 * values), 4, count)
+
+
 def test_rows_are_sorted_stably_and_taken_alike_by_both_twins() -> None:
     """Sorting by two columns is what sorted() says."""
     rng = random.Random(3)
@@ -112,7 +143,7 @@ def test_bounds_are_those_of_the_values() -> None:
             assert bounds(column, width) == (min(values), max(values))
 
 
-def test_ends_of_records_are_those_that_the_pages_give() -> None:
+def test_distances_to_ends_of_records_are_those_that_the_pages_give() -> None:
     """Both twins pass page headers as `advance` does, whatever the LSN and the length."""
     rng = random.Random(11)
     for segment_bytes in (1 << 20, 1 << 24):
@@ -121,12 +152,12 @@ def test_ends_of_records_are_those_that_the_pages_give() -> None:
         sizes = [rng.choice([24, 26, 34, 8152, 8153, 40_000, 3 * segment_bytes]) for _ in begins]
         lsns, lengths = array("Q", begins).tobytes(), array("I", sizes).tobytes()
         expected = [
-            align(advance(lsn, size, segment_bytes))
+            align(advance(lsn, size, segment_bytes)) - lsn
             for lsn, size in zip(begins, sizes, strict=True)
         ]
 
-        for ends in twins("record_ends"):
-            assert array("Q", ends(lsns, lengths, segment_bytes)).tolist() == expected
+        for distances in twins("end_distances"):
+            assert array("Q", distances(lsns, lengths, segment_bytes)).tolist() == expected
 
 
 def test_times_are_taken_from_the_bytes_before_an_offset() -> None:

@@ -25,6 +25,8 @@ COLUMNS = (
     Column("time", Kind.TIME),
     Column("block", Kind.UINT32),
     Column("rmgr", Kind.UINT8),
+    Column("xid", Kind.UINT32, is_optional=True),
+    Column("distance", Kind.UINT64, is_optional=True),
 )
 Table = list[list[list[int]]]
 
@@ -33,13 +35,15 @@ def make_table(seed: int) -> Table:
     """Return row groups of columns of random numbers: long and short ones, equal and not."""
     rng = random.Random(seed)
     groups = []
-    for count in rng.sample([1, 2, 7, 8, 9, 128, 129, 3000], 3):
+    for number, count in enumerate(rng.sample([1, 2, 7, 8, 9, 128, 129, 3000], 3)):
         groups.append(
             [
                 [rng.getrandbits(rng.choice([1, 40, 64])) for _ in range(count)],
                 [rng.getrandbits(50) for _ in range(count)],
                 [rng.getrandbits(rng.choice([0, 32])) for _ in range(count)],
                 [rng.randrange(rng.choice([1, 22, 256])) for _ in range(count)],
+                [rng.choice([0, rng.getrandbits(32)]) for _ in range(count)],
+                [rng.getrandbits(64) * (number > 0) for _ in range(count)],
             ]
         )
     return groups
@@ -79,20 +83,44 @@ def test_file_is_read_back_and_duckdb_reads_the_same(seed: int, tmp_path: Path) 
     path.write_bytes(data)
     with duckdb.connect() as connection:
         rows = connection.execute(
-            "SELECT lsn, epoch_us(time), block, rmgr FROM read_parquet(?)", [str(path)]
+            "SELECT lsn, epoch_us(time), block, rmgr, xid, distance FROM read_parquet(?)",
+            [str(path)],
         ).fetchall()
         bounds = connection.execute(
-            "SELECT path_in_schema, row_group_id, stats_min_value, stats_max_value"
-            " FROM parquet_metadata(?) WHERE path_in_schema IN ('lsn', 'block', 'rmgr')",
+            "SELECT path_in_schema, row_group_id, stats_min_value, stats_max_value,"
+            " stats_null_count FROM parquet_metadata(?) WHERE path_in_schema <> 'time'",
             [str(path)],
         ).fetchall()
 
     assert decode(data) == table
-    assert rows == [row for group in table for row in zip(*group, strict=True)]
-    places = {"lsn": 0, "block": 2, "rmgr": 3}
-    for name, number, least, greatest in bounds:
+    assert rows == [nulled(row) for group in table for row in zip(*group, strict=True)]
+    places = {column.name: place for place, column in enumerate(COLUMNS)}
+    for name, number, least, greatest, nulls in bounds:
         values = table[number][places[name]]
-        assert (int(least), int(greatest)) == (min(values), max(values))
+        present = (
+            [value for value in values if value] if COLUMNS[places[name]].is_optional else values
+        )
+        assert nulls == len(values) - len(present)
+        if present:
+            assert (int(least), int(greatest)) == (min(present), max(present))
+        else:
+            assert (least, greatest) == (None, None)
+
+
+def nulled(row: tuple[int, ...]) -> tuple[int | None, ...]:
+    """Return a row as others see it."""
+    pairs = zip(row, COLUMNS, strict=True)
+    return tuple(value or (None if column.is_optional else 0) for value, column in pairs)
+
+
+def test_bounds_of_an_optional_column_count_nulls_as_zeros() -> None:
+    """As its values come back here."""
+    table = make_table(3)
+    data = encode(table)
+    for group, values in zip(decode_footer(data, COLUMNS, len(data)).groups, table, strict=True):
+        for column, one in zip(COLUMNS, values, strict=True):
+            chunk = group.chunks[column.name]
+            assert (chunk.least, chunk.greatest) == (min(one), max(one))
 
 
 def test_damaged_file_is_refused_or_says_the_same() -> None:
