@@ -15,6 +15,7 @@ import stat
 import subprocess
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -97,11 +98,10 @@ def captured(folder: Path, source: str) -> Iterator[None]:
     with log.open("w") as output:
         capture = subprocess.Popen([*PITR, "capture"], cwd=folder, env=environment(), stderr=output)
         try:
-            wait_until(
-                lambda: pitr(folder, "mark", "ready").code == 0 or capture.poll() is not None,
-                "the capture to be current",
-                60,
-            )
+            # A mark with no capture running archives by itself, and would keep the capture out.
+            status = partial(succeed, folder, "status", "--json")
+            wait_until(lambda: status().json["capturing"] or capture.poll(), "the capture", 60)
+            wait_until(lambda: pitr(folder, "mark", "ready").code == 0, "it to be current", 60)
             yield
         finally:
             capture.terminate()
