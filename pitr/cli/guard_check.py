@@ -6,20 +6,26 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import click
 
 from pitr import __version__
+from pitr.cli.guard_limits import limit_options, limits_of, losses_text
 from pitr.cli.options import json_option, settings_of, source_options
-from pitr.cli.render import count_text, emit, emit_json
+from pitr.cli.past import echo_target
+from pitr.cli.progress import Reporter
+from pitr.cli.render import count_text, emit, emit_json, target_json
 from pitr.errors import UsageError
 from pitr.operations.guard_check import ENGINES, check_statements
+from pitr.operations.guard_losses import GuardLimits, TableLoss
+from pitr.operations.guard_rehearsal import Rehearsal, rehearse, severity_of
 from pitr.vocabulary.statement_finding import Severity, StatementFinding, brings_back
 
 _WORDS = {severity.name.lower(): severity for severity in Severity}
 _NEVER = "never"
+_REHEARSED = "rehearsed"
 _STATEMENT_CHARACTERS_MAX = 72
 
 
@@ -57,6 +63,13 @@ class _Located:
     type=click.Choice(ENGINES),
     help="Look at the SQL alone, as this engine understands it; no source is asked.",
 )
+@click.option(
+    "--rehearse",
+    "is_rehearsed",
+    is_flag=True,
+    help="Also run the files on a sidecar at now, and count what they really do to rows.",
+)
+@limit_options
 @source_options
 @json_option
 def check(
@@ -64,10 +77,13 @@ def check(
     fail_on: str,
     form: str,
     engine: str | None,
+    max_deleted: int | None,
+    forbid: str | None,
     config: str | None,
     source: str | None,
     archive: str | None,
     *,
+    is_rehearsed: bool,
     as_json: bool,
 ) -> None:
     """Say what a migration would destroy, without running it.
@@ -78,25 +94,69 @@ def check(
 
     PostgreSQL: by its own parser; cascades and functions by the live catalog, which is only read.
     SQLite: by its authorizer, on an empty copy of the schema in memory.
+
+    With --rehearse the archive is brought up to now, and the files run one after the other on what
+    it holds then: the tables that they touch, in a sidecar that goes away again. Told are the rows
+    inserted, updated and deleted, cascades and triggers included, and the statement that fails.
+    Nothing is run on the source, and nothing written there. --max-deleted and --forbid judge that.
     """
+    limits = _limits(engine, max_deleted, forbid, is_rehearsed=is_rehearsed)
     texts = [_read(name) for name in files]
     settings = settings_of(config, source, archive)
+    by_file = check_statements(settings, texts, engine=engine)
+    rehearsal = None
+    if limits is not None:
+        report = Reporter(as_json=as_json).report
+        rehearsal = rehearse(settings, texts, limits, report, echo_target)
+        for findings, more in zip(by_file, rehearsal.found.findings, strict=True):
+            findings += more
     found = [
         _Located(name, text.count("\n", 0, finding.begin) + 1, finding)
-        for name, text, findings in zip(
-            files, texts, check_statements(settings, texts, engine=engine), strict=True
-        )
+        for name, text, findings in zip(files, texts, by_file, strict=True)
         for finding in findings
     ]
     if as_json or form == "json":
-        emit_json({"findings": [_document(one) for one in found]})
+        document: dict[str, object] = {"findings": [_document(one) for one in found]}
+        if rehearsal is not None:
+            document["rehearsal"] = _rehearsal_document(rehearsal)
+        emit_json(document)
     elif form == "sarif":
-        emit(json.dumps(_sarif(found), indent=2, ensure_ascii=False))
+        emit(json.dumps(_sarif(found, files, rehearsal), indent=2, ensure_ascii=False))
     else:
         _emit(found)
-    worst = max((one.finding.severity for one in found), default=None)
-    if fail_on != _NEVER and worst is not None and worst >= _WORDS[fail_on]:
+        if rehearsal is not None:
+            _emit_rehearsal(rehearsal)
+    if _is_failure(found, rehearsal, fail_on):
         click.get_current_context().exit(1)
+
+
+def _limits(
+    engine: str | None, max_deleted: int | None, forbid: str | None, *, is_rehearsed: bool
+) -> GuardLimits | None:
+    """Return the limits of a rehearsal, None without one. Raises UsageError."""
+    if not is_rehearsed:
+        if max_deleted is not None or forbid is not None:
+            raise UsageError(
+                "--max-deleted and --forbid judge what was really done to rows",
+                hint="Add --rehearse, or use --fail-on for what the SQL says.",
+            )
+        return None
+    if engine is not None:
+        raise UsageError(
+            "--engine looks at the SQL alone, and a rehearsal needs the source",
+            hint="Leave out one of --engine and --rehearse.",
+        )
+    return limits_of(max_deleted, forbid)
+
+
+def _is_failure(found: Sequence[_Located], rehearsal: Rehearsal | None, fail_on: str) -> bool:
+    if rehearsal is not None and rehearsal.passed:
+        return True
+    weights = [one.finding.severity for one in found]
+    if rehearsal is not None:
+        weights += filter(None, map(severity_of, rehearsal.found.tables))
+    worst = max(weights, default=None)
+    return fail_on != _NEVER and worst is not None and worst >= _WORDS[fail_on]
 
 
 def _read(name: str) -> str:
@@ -138,6 +198,36 @@ def _emit(found: Sequence[_Located]) -> None:
     emit(", ".join(parts) if parts else "no statement destroys anything")
 
 
+def _emit_rehearsal(rehearsal: Rehearsal) -> None:
+    found = rehearsal.found
+    counted = count_text(found.statements, "statement")
+    emit(f"\nrehearsed at {found.target.position}: {counted} in {found.script_seconds:.2f} s")
+    emit("\n" + losses_text(found.tables) + "\n")
+    for sentence in rehearsal.passed:
+        emit(f"limit passed: {sentence}")
+    for sentence in found.notes:
+        emit(f"note: {sentence}")
+    emit(f"the sidecar is gone, the source untouched; {rehearsal.seconds:.1f} s in all")
+
+
+def _weight(loss: TableLoss) -> str | None:
+    weight = severity_of(loss)
+    return None if weight is None else weight.name.lower()
+
+
+def _rehearsal_document(rehearsal: Rehearsal) -> dict[str, object]:
+    found = rehearsal.found
+    return {
+        "target": target_json(found.target),
+        "statements": found.statements,
+        "tables": [{**asdict(loss), "severity": _weight(loss)} for loss in found.tables],
+        "limits_passed": list(rehearsal.passed),
+        "notes": list(found.notes),
+        "script_seconds": found.script_seconds,
+        "seconds": rehearsal.seconds,
+    }
+
+
 def _shortened(statement: str) -> str:
     line = " ".join(statement.split())
     if len(line) <= _STATEMENT_CHARACTERS_MAX:
@@ -145,32 +235,57 @@ def _shortened(statement: str) -> str:
     return f"{line[:_STATEMENT_CHARACTERS_MAX]}…"
 
 
-def _sarif(found: Sequence[_Located]) -> dict[str, object]:
-    """Return the findings as SARIF 2.1.0, which code hosts show beside the lines."""
-    kinds = sorted({one.finding.kind for one in found})
+def _sarif(
+    found: Sequence[_Located], files: Sequence[str], rehearsal: Rehearsal | None
+) -> dict[str, object]:
+    """Return the findings as SARIF 2.1.0, which code hosts show beside the lines.
+
+    What a rehearsal found of a table stands beside the first statement that is about it, or at the
+    head of the first file.
+    """
     results = [
-        {
-            "ruleId": one.finding.kind,
-            "level": one.severity,
-            "message": {"text": _sentence(one.finding)},
-            "locations": [
-                {
-                    "physicalLocation": {
-                        "artifactLocation": {"uri": one.path},
-                        "region": {"startLine": one.line},
-                    }
-                }
-            ],
-        }
+        _sarif_result(one.finding.kind, one.severity, _sentence(one.finding), one.path, one.line)
         for one in found
     ]
-    rules = [{"id": kind, "name": kind} for kind in kinds]
-    driver = {"name": "pitr guard check", "version": __version__, "rules": rules}
+    properties = {}
+    if rehearsal is not None:
+        properties["properties"] = {"rehearsal": _rehearsal_document(rehearsal)}
+        for loss in rehearsal.found.tables:
+            weight = _weight(loss)
+            if weight is not None:
+                near = next((one for one in found if one.finding.table == loss.table), None)
+                place = (near.path, near.line) if near else (files[0], 1)
+                results.append(_sarif_result(_REHEARSED, weight, _told(loss), *place))
+    kinds = sorted({str(result["ruleId"]) for result in results})
+    driver = {
+        "name": "pitr guard check",
+        "version": __version__,
+        "rules": [{"id": kind, "name": kind} for kind in kinds],
+    }
     return {
         "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
         "version": "2.1.0",
-        "runs": [{"tool": {"driver": driver}, "results": results}],
+        "runs": [{"tool": {"driver": driver}, "results": results, **properties}],
     }
+
+
+def _sarif_result(kind: str, level: str, text: str, path: str, line: int) -> dict[str, object]:
+    place = {"artifactLocation": {"uri": path}, "region": {"startLine": line}}
+    return {
+        "ruleId": kind,
+        "level": level,
+        "message": {"text": text},
+        "locations": [{"physicalLocation": place}],
+    }
+
+
+def _told(loss: TableLoss) -> str:
+    """Return what was done to a table in a rehearsal as a sentence."""
+    words = [word for word in ("truncated", "rewritten", "dropped") if getattr(loss, word)]
+    words += [f"column {name} dropped" for name in loss.columns_dropped]
+    counts = (("inserted", loss.inserted), ("updated", loss.updated), ("deleted", loss.deleted))
+    words += [f"{count_text(count, 'row')} {done}" for done, count in counts if count]
+    return f"{loss.table}: in the rehearsal {', '.join(words)}."
 
 
 def _sentence(finding: StatementFinding) -> str:

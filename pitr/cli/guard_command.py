@@ -10,16 +10,17 @@ from dataclasses import asdict, replace
 import click
 
 from pitr.cli.guard_check import check
+from pitr.cli.guard_limits import limit_options, limits_of, losses_text
 from pitr.cli.guarded_command import runner
 from pitr.cli.merge_commands import emit_result, merge_now, result_document
 from pitr.cli.options import Group, json_option, settings_of, source_options
 from pitr.cli.past import echo_target
 from pitr.cli.progress import Reporter
-from pitr.cli.render import count_text, emit, emit_json, note, table_text
+from pitr.cli.render import count_text, emit, emit_json, note
 from pitr.config import Settings
-from pitr.errors import ArchiveLacks, PitrError, PreconditionFailed, UsageError
-from pitr.operations.guard_losses import FORBIDDABLE, GuardRepair, TableLoss
-from pitr.operations.guard_run import GuardLimits, GuardOutcome, guard_run
+from pitr.errors import ArchiveLacks, PitrError, PreconditionFailed
+from pitr.operations.guard_losses import GuardRepair
+from pitr.operations.guard_run import GuardOutcome, guard_run
 from pitr.operations.merge import MergeResult, MergeWish
 from pitr.operations.restore import RestoreRequest, restore
 from pitr.operations.revert import RevertRequest, revert
@@ -41,17 +42,7 @@ guard.add_command(check)
 
 @guard.command("run", context_settings={"allow_interspersed_args": False})
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
-@click.option(
-    "--max-deleted",
-    type=click.IntRange(min=0),
-    metavar="N",
-    help="End with 1 when more rows were deleted; rows of truncated and dropped tables count.",
-)
-@click.option(
-    "--forbid",
-    metavar="WORD,…",
-    help=f"End with 1 when this happened to a table: {', '.join(FORBIDDABLE)}.",
-)
+@limit_options
 @click.option(
     "--auto-repair", is_flag=True, help="When a limit is passed, bring back what was lost."
 )
@@ -87,7 +78,7 @@ def run(
     between the marks.
     """
     run_it = runner(command)
-    limits = GuardLimits(max_deleted, _forbidden(forbid))
+    limits = limits_of(max_deleted, forbid)
     settings = settings_of(config, source, archive)
     report = Reporter(as_json=as_json).report
     found = guard_run(settings, limits, run_it, report, by_window=by_window)
@@ -102,17 +93,6 @@ def run(
     code = _exit_code(found)
     if code:
         click.get_current_context().exit(code)
-
-
-def _forbidden(text: str | None) -> tuple[str, ...]:
-    words = tuple(word.strip() for word in text.split(",")) if text is not None else ()
-    unknown = [word for word in words if word not in FORBIDDABLE]
-    if unknown:
-        raise UsageError(
-            f"--forbid does not know this: {unknown[0]!r}",
-            hint=f"It knows {', '.join(FORBIDDABLE)}; several are separated by commas.",
-        )
-    return words
 
 
 def _places(config: str | None, source: str | None, archive: str | None) -> tuple[str, ...]:
@@ -239,22 +219,9 @@ def _emit(
 
 
 def _emit_tables(found: GuardOutcome) -> None:
-    if not found.tables:
-        emit("\nno table was changed")
-    else:
-        headers = ["table", "inserted", "updated", "deleted", "note"]
-        emit("\n" + table_text(headers, [_row(loss) for loss in found.tables]) + "\n")
+    emit("\n" + losses_text(found.tables) + ("\n" if found.tables else ""))
     if found.tables and found.doubt is not None:
         emit(f"counted: all that was committed between the marks. {found.doubt}")
     if found.others:
         counted = count_text(len(found.others), "transaction")
         emit(f"not counted: {counted} of others between the marks")
-
-
-def _row(loss: TableLoss) -> list[object]:
-    words = [
-        word for word in ("truncated", "rewritten", "dropped", "created") if getattr(loss, word)
-    ]
-    if loss.columns_dropped:
-        words.append(f"columns dropped: {', '.join(loss.columns_dropped)}")
-    return [loss.table, loss.inserted, loss.updated, loss.deleted, " ".join(words)]

@@ -13,6 +13,14 @@ from pitr.vocabulary.change import TableChange, Transaction
 FORBIDDABLE = ("delete", "update", "drop", "truncate", "rewrite", "drop-column")
 
 
+@dataclass(frozen=True, slots=True)
+class GuardLimits:
+    """What SQL may do: rows deleted (None: any number), and what it must not do at all."""
+
+    max_deleted: int | None = None
+    forbidden: Sequence[str] = ()
+
+
 @dataclass(slots=True, kw_only=True)
 class TableLoss:
     """What all transactions of a command together did to one table.

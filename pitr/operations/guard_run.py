@@ -14,6 +14,7 @@ from pitr.operations.capture import mark
 from pitr.operations.clock import now_us
 from pitr.operations.engine import engine_of_source, wired
 from pitr.operations.guard_losses import (
+    GuardLimits,
     GuardRepair,
     TableLoss,
     losses_of,
@@ -26,14 +27,6 @@ from pitr.vocabulary.event import Event, Level, OnEvent
 
 BY_XID = "xid"
 BY_WINDOW = "window"
-
-
-@dataclass(frozen=True, slots=True)
-class GuardLimits:
-    """What the command may do: rows deleted (None: any number), and what it must not do at all."""
-
-    max_deleted: int | None = None
-    forbidden: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,8 @@ class StatementFinding:
     """One thing that a statement does to one table, or that cannot be seen (`table` None).
 
     `begin` is where the statement begins in its text, in characters, `statement` its text. `kind`
-    is a word for scripts: delete, update, overwrite, merge, truncate, drop_table, drop_column …
+    is a word for scripts: delete, update, overwrite, merge, truncate, drop_table, drop_column …;
+    of a rehearsal also failed, not_rehearsed, uncommitted.
     """
 
     begin: int
@@ -44,6 +45,9 @@ _BACK = {
     "drop_owned": f"each table: {_SIDECAR}",
     "rewrite": "nothing is lost by it",
     "detach": "the rows stay in the partition",
+    "failed": "mend it first: nothing that comes after it was rehearsed",
+    "not_rehearsed": "run it under 'pitr guard run', which counts what it really does",
+    "uncommitted": "nothing is lost: what it did is rolled back at the end of the file",
     "opaque": "run it under 'pitr guard run', which counts what it really does",
 }
 

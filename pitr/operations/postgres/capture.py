@@ -58,6 +58,19 @@ def mark(settings: Settings, name: str, on_event: OnEvent, *, wait_seconds: floa
     return write_mark(store, name, position=f"lsn:{point.end}", time_us=point.time_us)
 
 
+def bring_up_to_now(settings: Settings, on_event: OnEvent, *, wait_seconds: float) -> MarkPosition:
+    """Return a position up to which the archive holds everything committed before the call.
+
+    A live capture is waited for; without one this process captures once itself. Raises as `mark`
+    does.
+    """
+    store, identity = _open(settings)
+    with closing(connect(settings.needed_source().location)) as connection:
+        point = make_point(connection, None, identity.source["system_identifier"])
+    _wait_until_archived(settings, store, identity, point, on_event, wait_seconds)
+    return point
+
+
 def _open(settings: Settings) -> tuple[Store, Identity]:
     store = open_archive_store(settings)
     return store, open_archive(store)  # an archive is made by init only

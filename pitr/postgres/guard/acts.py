@@ -63,11 +63,12 @@ class Act:
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """One statement of a text, where it begins, and what it does."""
+    """One statement of a text, where it begins, what it does, and what the parser made of it."""
 
     begin: int
     text: str
     acts: tuple[Act, ...]
+    node: ast.Node
 
 
 def statements_of(sql: str) -> Iterator[Statement]:
@@ -92,7 +93,8 @@ def statements_of(sql: str) -> Iterator[Statement]:
         text = sql[begin : begin + raw.stmt_len] if raw.stmt_len else sql[begin:]
         visitor = _Acts(made)
         visitor(raw.stmt)
-        yield Statement(begin, text.strip().rstrip(";").rstrip(), tuple(visitor.found))
+        text = text.strip().rstrip(";").rstrip()
+        yield Statement(begin, text, tuple(visitor.found), raw.stmt)
 
 
 def _name(relation: Any) -> tuple[str | None, str]:

@@ -33,9 +33,10 @@ class MarkPosition:
     time_us: int
 
 
-def make_point(connection: Connection, name: str, system_identifier: str) -> MarkPosition:
+def make_point(connection: Connection, name: str | None, system_identifier: str) -> MarkPosition:
     """Make a restore point where the role may, else only note where the WAL ends.
 
+    Without a name no restore point is made.
     Either way a transaction number is used up, whose commit makes the server flush. Raises
     IdentityMismatch for another cluster, SourceUnusable for a standby, SourceUnreachable.
     """
@@ -56,7 +57,7 @@ def make_point(connection: Connection, name: str, system_identifier: str) -> Mar
                 detail="Only a primary writes WAL.",
                 hint="Name the primary as the source.",
             )
-        is_made = may_make and len(name.encode()) <= _RESTORE_POINT_BYTES_MAX
+        is_made = may_make and name is not None and len(name.encode()) <= _RESTORE_POINT_BYTES_MAX
         point = "pg_create_restore_point(%s)" if is_made else "pg_current_wal_insert_lsn()"
         with connection.transaction():
             connection.execute("SET LOCAL synchronous_commit = local")

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -303,11 +303,16 @@ class Replay:
         return ReplayedTables(server, catalogs, rows, selection, wal_bytes)
 
     @contextlib.contextmanager
-    def asked(self, catalogs: CatalogState) -> Iterator[RunningServer]:
-        """Recover the tables into a server that runs for the block only; raises as `recover`."""
+    def asked(
+        self, catalogs: CatalogState, settings: Mapping[str, str] | None = None
+    ) -> Iterator[RunningServer]:
+        """Recover the tables into a server that runs for the block only; raises as `recover`.
+
+        `settings` are the server's, besides those of every sidecar.
+        """
         server = self._server(self._folder / "asked", catalogs.superuser)
         try:
-            self._build_tables(server, catalogs)
+            self._build_tables(server, catalogs, settings)
             with running(server, keep_changes=False) as started:
                 with contextlib.closing(started.connect(catalogs.database)) as connection:
                     roll_back_prepared(connection)
@@ -315,7 +320,12 @@ class Replay:
         finally:
             shutil.rmtree(server.folder, ignore_errors=True)
 
-    def _build_tables(self, server: ServerFolder, catalogs: CatalogState) -> tuple[Selection, int]:
+    def _build_tables(
+        self,
+        server: ServerFolder,
+        catalogs: CatalogState,
+        settings: Mapping[str, str] | None = None,
+    ) -> tuple[Selection, int]:
         """Make the data directory of pass 2; return what it needs of the WAL, and its bytes."""
         if self._has_taken_catalogs(server):
             files = catalogs.own_files - catalogs.catalog_files
@@ -323,7 +333,8 @@ class Replay:
         else:
             wanted = WantedFiles(catalogs.oid, catalogs.own_files | catalogs.catalog_files)
         selection = self._select(wanted, catalogs.touched)
-        return selection, self._build(server, wanted, selection, catalogs.tablespaces)
+        places = catalogs.tablespaces
+        return selection, self._build(server, wanted, selection, places, settings)
 
     def _has_taken_catalogs(self, server: ServerFolder) -> bool:
         """Take the catalogs of pass 1 into a new server's folder, where they are good for that."""
@@ -383,6 +394,7 @@ class Replay:
         wanted: WantedFiles,
         selection: Selection,
         tablespaces: Sequence[int],
+        more_settings: Mapping[str, str] | None = None,
     ) -> int:
         """Make the data directory of a pass; return the size of its WAL in bytes."""
         has_history = bool(self._source.wal.history(self._stop.timeline))
@@ -390,7 +402,7 @@ class Replay:
             str(Lsn(selection.stop)),
             timeline=str(self._stop.timeline) if has_history else "current",
         )
-        settings = {**self._settings(selection), **recovery}
+        settings = {**self._settings(selection), **recovery, **(more_settings or {})}
         base = self._source.base
         with datadir.space_reported(server.folder):
             datadir.build(server, base, wanted, tablespaces=tablespaces, settings=settings)

@@ -79,11 +79,16 @@ def _check(connection: Connection, result: PGresult) -> None:
         return
     while _next(connection) is not None:
         pass
+    raise absent_file(result) or refused(result)
+
+
+def absent_file(result: PGresult) -> FileAbsent | None:
+    """Return the file that the sidecar lacks, when that is what an error says."""
     said = (result.error_field(DiagnosticField.MESSAGE_PRIMARY) or b"").decode(errors="replace")
     absent = _ABSENT.search(said)
-    if result.error_field(DiagnosticField.SQLSTATE) == b"58P01" and absent:
-        raise FileAbsent((int(absent["tablespace"] or 0), int(absent["number"])), said)
-    raise refused(result)
+    if result.error_field(DiagnosticField.SQLSTATE) != b"58P01" or absent is None:
+        return None
+    return FileAbsent((int(absent["tablespace"] or 0), int(absent["number"])), said)
 
 
 def refused(result: PGresult) -> UsageError:

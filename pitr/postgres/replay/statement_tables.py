@@ -34,7 +34,9 @@ _HAS_ROWS = frozenset("rpmSt")
 
 
 @dataclass(slots=True)
-class _Reached:
+class Reached:
+    """OIDs of the relations and functions that something leads to."""
+
     relations: set[int] = field(default_factory=set)
     functions: set[int] = field(default_factory=set)
 
@@ -50,8 +52,8 @@ def tables_read(
     """
     known = {relation.oid: relation for relation in named_relations(connection)}
     _check(reader, statement, list(known.values()))
-    reached = _Reached()
-    _follow(connection, reader, named, None, reached)
+    reached = Reached()
+    follow_names(connection, reader, named, None, reached)
     for oid in reached.relations & known.keys():
         if known[oid].kind != "v":
             require_recoverable(known[oid])
@@ -66,7 +68,9 @@ def tables_read(
                     detail="That language is not confined to the database.",
                     hint="Ask for the rows without it.",
                 )
-            _follow(connection, reader, names_in_routine(language, body, definition), path, reached)
+            follow_names(
+                connection, reader, names_in_routine(language, body, definition), path, reached
+            )
     return [
         known[oid]
         for oid in sorted(reached.relations & known.keys())
@@ -87,8 +91,8 @@ def _check(reader: Connection, statement: str, known: list[TargetRelation]) -> N
     raise refused(result)
 
 
-def _follow(
-    connection: Connection, reader: Connection, named: Named, path: str | None, reached: _Reached
+def follow_names(
+    connection: Connection, reader: Connection, named: Named, path: str | None, reached: Reached
 ) -> None:
     """Add what these names mean on a search_path, None for that of the session, and lead to."""
     relations = _relations(reader, named.relations, path)

@@ -1,0 +1,88 @@
+"""guard check --rehearse on PostgreSQL: the texts in a sidecar with the tables that they touch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import replace
+
+from pitr.config import Settings
+from pitr.errors import PitrError
+from pitr.operations.clock import now_us
+from pitr.operations.guard_losses import TableLoss, losses_of
+from pitr.operations.guard_rehearsal import OnTarget, RehearsedTexts, not_current
+from pitr.operations.postgres.absence import absence_explained
+from pitr.operations.postgres.capture import bring_up_to_now
+from pitr.operations.postgres.restore import Way, find_way
+from pitr.operations.postgres.states import passing_replay
+from pitr.operations.restore import RestoreRequest
+from pitr.postgres.guard.rehearsal import Rehearsed, read_texts, rehearse
+from pitr.postgres.live.connection import connect
+from pitr.postgres.live.faults import server_faults
+from pitr.vocabulary.event import OnEvent
+
+
+def rehearse_texts(
+    settings: Settings,
+    texts: Sequence[str],
+    on_event: OnEvent,
+    on_target: OnTarget,
+    *,
+    wait_seconds: float = 60,
+) -> RehearsedTexts:
+    """Recover the tables that the texts touch, and run them in a sidecar that goes away."""
+    scripts = read_texts(texts)
+    way = _now(settings, on_event, wait_seconds)
+    database, role = _session(settings)
+    on_target(way.target)
+    replaying = passing_replay(settings, way.source, way.stop, way.index, label="rehearsal")
+    with replaying as replay, absence_explained(settings, way.stop.lsn, has_archive=True):
+        found = rehearse(replay, scripts, database, role)
+    return RehearsedTexts(
+        target=way.target,
+        findings=found.findings,
+        statements=found.statements,
+        tables=_losses(found),
+        notes=_notes(found, role),
+        script_seconds=found.seconds,
+    )
+
+
+def _now(settings: Settings, on_event: OnEvent, wait_seconds: float) -> Way:
+    """Return the way to the present state, once the archive holds all that was committed before."""
+    try:
+        point = bring_up_to_now(settings, on_event, wait_seconds=wait_seconds)
+    except PitrError as error:
+        raise not_current(error) from error
+    return find_way(settings, RestoreRequest(tables=(), target=f"lsn:{point.end}"), now_us())
+
+
+def _session(settings: Settings) -> tuple[str, str]:
+    """Return the database and the role that sessions of the source have."""
+    place = settings.needed_source().location
+    with (
+        closing(connect(place, database=settings.database, program="pitr guard")) as connection,
+        server_faults("cannot ask for the session's role"),
+    ):
+        row = connection.execute("SELECT current_database(), session_user").fetchone()
+    assert row is not None
+    return str(row[0]), str(row[1])
+
+
+def _losses(found: Rehearsed) -> tuple[TableLoss, ...]:
+    """Return the losses, with the rows that went as a whole among those deleted."""
+    losses = losses_of(found.tally.changes, found.tally.columns)
+    return tuple(
+        loss
+        if loss.created or loss.table not in found.tally.gone
+        else replace(loss, deleted=found.tally.gone[loss.table])
+        for loss in losses
+    )
+
+
+def _notes(found: Rehearsed, role: str) -> tuple[str, ...]:
+    notes = [f"it ran as {role}, each statement by itself unless BEGIN says otherwise."]
+    if found.unlogged:
+        names = ", ".join(table.full_name for table in found.unlogged)
+        notes.append(f"unlogged tables were empty, their rows are in no archive: {names}.")
+    return tuple(notes)
