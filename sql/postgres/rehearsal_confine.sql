@@ -54,7 +54,8 @@ BEGIN
     DELETE FROM pg_db_role_setting WHERE setconfig = '{}';
     UPDATE pg_database SET datconnlimit = -1 WHERE datname = current_database();
     IF current_setting('server_version_num')::int >= 150000 THEN
-        FOR one IN SELECT rolname FROM pg_roles WHERE oid = ANY (former) LOOP
+        -- Granted to the first role alone it would be what is so by default, and not be noted.
+        FOR one IN SELECT rolname FROM pg_roles WHERE oid = ANY (former || keeper) LOOP
             EXECUTE format('GRANT SET ON PARAMETER session_replication_role TO %I', one.rolname);
         END LOOP;
     END IF;

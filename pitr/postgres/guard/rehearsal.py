@@ -82,12 +82,10 @@ def rehearse(replay: Replay, texts: Sequence[ScriptText], database: str, role: s
         catalogs = replay.find_chosen(database, choose)
         with replay.asked(catalogs, SETTINGS) as started:
             found = _round(started, database, touched, texts, role)
-        if isinstance(found, int):
-            more |= {found}
-        elif found.tally.uncounted:
-            more |= found.tally.uncounted
-        else:
+        news = frozenset({found}) if isinstance(found, int) else found.tally.uncounted - more
+        if isinstance(found, Rehearsed) and not news:
             return found
+        more |= news
     raise UsageError(
         "the files touch too many tables that only show as they run",
         detail=f"They were run {_ROUNDS_MAX} times, with more tables each time.",

@@ -91,8 +91,11 @@ class Counter:
             hit = [table for table in self._before.values() if self._shown(table, names) in names]
             after = _count(connection, [table.oid for table in hit if table.oid in there])
         gone: dict[str, int] = defaultdict(int)
+        renewed: set[str] = set()
         for change in changes:
-            if change.table in names:
+            if change.created:
+                renewed.add(change.table)  # what comes in from now on is in another table
+            elif change.table in names and (change.dropped or change.table not in renewed):
                 gone[change.table] += change.inserted
         for table in hit:
             left = after[table.oid].rows if table.oid in after else 0
@@ -143,8 +146,8 @@ def _tables(connection: Connection) -> Sequence[Any]:
 def _count(connection: Connection, wanted: Collection[int]) -> dict[int, CountedTable]:
     """Return all tables by OID; the rows of those that are wanted are counted."""
     found = {}
-    for oid, schema, name, kind, _, parent in _tables(connection):
-        rows = None
+    for oid, schema, name, kind, persistence, parent in _tables(connection):
+        rows = 0 if persistence == "u" else None  # of an unlogged table nothing was recovered
         if oid in wanted and kind in _COUNTED:
             table = TableName(schema, name).sql
             try:

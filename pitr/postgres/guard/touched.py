@@ -14,7 +14,6 @@ from typing import Any
 
 from pglast import ast, enums
 
-from pitr.errors import UsageError
 from pitr.postgres.guard.acts import Statement
 from pitr.postgres.replay.statement_tables import Reached, follow_names
 from pitr.postgres.replay.target_tables import (
@@ -47,20 +46,13 @@ class Touched:
 
 
 def names_in(statement: Statement) -> tuple[Named, bool]:
-    """Return what a statement names, and whether a handler in it may hide what it touches.
-
-    Raises UsageError for a call that reaches outside the database.
-    """
-    try:
-        found = names_of(statement.node)
-        bodies = [str(text) for text in _do_bodies(statement.node)]
-        inside = [names_in_routine("plpgsql", "", _BODY.format(_dollars(one))) for one in bodies]
-    except UsageError as error:
-        raise UsageError(
-            f"this cannot be rehearsed: {error.message}",
-            detail=error.detail,
-            hint="Run it under 'pitr guard run', which counts what it really does.",
-        ) from None
+    """Return what a statement names, and whether a handler in it may hide what it touches."""
+    found = names_of(statement.node, may_reach_out=True)
+    bodies = [str(text) for text in _do_bodies(statement.node)]
+    inside = [
+        names_in_routine("plpgsql", "", _BODY.format(_dollars(one)), may_reach_out=True)
+        for one in bodies
+    ]
     relations = found.relations.union(_dropped(statement.node), *(one.relations for one in inside))
     functions = found.functions.union(*(one.functions for one in inside))
     return Named(relations, functions), any(map(_HANDLER.search, bodies))
@@ -71,7 +63,8 @@ def touched_tables(
 ) -> Touched:
     """Return the tables that statements touch when a role runs them; `more` are OIDs besides.
 
-    `connection` is a superuser's, to a server with the catalogs. Raises UsageError as `names_in`.
+    `connection` is a superuser's, to a server with the catalogs. What reaches out of the database is
+    for the sidecar to refuse.
     """
     with connection.transaction():
         connection.execute(statement_of("rehearsal_search_path"), {"role": role})
@@ -105,7 +98,7 @@ def _close(connection: Connection, reached: Reached) -> bool:
         for routine in _rows(connection, "routine_bodies", {"functions": list(pending)}):
             _, language, _, body, definition, path = routine
             hides |= language == "plpgsql" and _HANDLER.search(body) is not None
-            named = names_in_routine(language, body, definition)
+            named = names_in_routine(language, body, definition, may_reach_out=True)
             follow_names(connection, connection, named, path, reached)
     return hides
 

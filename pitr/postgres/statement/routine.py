@@ -14,11 +14,13 @@ _ASSIGNMENT = re.compile(r"\s*[\w\".\[\]]+\s*:?=")
 _EXPRESSION, _ASSIGNMENTS = 2, 3  # RawParseMode of the parser: PLPGSQL_EXPR, PLPGSQL_ASSIGN1
 
 
-def names_in_routine(language: str, body: str, definition: str) -> Named:
+def names_in_routine(
+    language: str, body: str, definition: str, *, may_reach_out: bool = False
+) -> Named:
     """Return what a function of SQL or PL/pgSQL names; nothing for other languages.
 
     `definition` is the whole CREATE FUNCTION. What cannot be parsed is passed over. Raises
-    UsageError for a call that reaches outside the database.
+    UsageError for a call that reaches outside the database, unless `may_reach_out`.
     """
     texts = [body] if language == "sql" else []
     if language == "plpgsql":
@@ -27,7 +29,7 @@ def names_in_routine(language: str, body: str, definition: str) -> Named:
     functions: frozenset[tuple[str | None, str]] = frozenset()
     for text in texts:
         for statement in _parsed(text):
-            found = names_of(statement)
+            found = names_of(statement, may_reach_out=may_reach_out)
             relations, functions = relations | found.relations, functions | found.functions
     return Named(relations, functions)
 
