@@ -63,8 +63,8 @@ def touched_tables(
 ) -> Touched:
     """Return the tables that statements touch when a role runs them; `more` are OIDs besides.
 
-    `connection` is a superuser's, to a server with the catalogs. What reaches out of the database is
-    for the sidecar to refuse.
+    `connection` is a superuser's, to a server with the catalogs. What reaches out of the database
+    is for the sidecar to refuse.
     """
     with connection.transaction():
         connection.execute(statement_of("rehearsal_search_path"), {"role": role})
