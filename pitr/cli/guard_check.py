@@ -69,6 +69,11 @@ class _Located:
     is_flag=True,
     help="Also run the files on a sidecar at now, and count what they really do to rows.",
 )
+@click.option(
+    "--role",
+    metavar="NAME",
+    help="Rehearse as this role of PostgreSQL, not as the one that the source is asked as.",
+)
 @limit_options
 @source_options
 @json_option
@@ -77,6 +82,7 @@ def check(
     fail_on: str,
     form: str,
     engine: str | None,
+    role: str | None,
     max_deleted: int | None,
     forbid: str | None,
     config: str | None,
@@ -100,14 +106,14 @@ def check(
     inserted, updated and deleted, cascades and triggers included, and the statement that fails.
     Nothing is run on the source, and nothing written there. --max-deleted and --forbid judge that.
     """
-    limits = _limits(engine, max_deleted, forbid, is_rehearsed=is_rehearsed)
+    limits = _limits(engine, role, max_deleted, forbid, is_rehearsed=is_rehearsed)
     texts = [_read(name) for name in files]
     settings = settings_of(config, source, archive)
     by_file = check_statements(settings, texts, engine=engine)
     rehearsal = None
     if limits is not None:
         report = Reporter(as_json=as_json).report
-        rehearsal = rehearse(settings, texts, limits, report, echo_target)
+        rehearsal = rehearse(settings, texts, limits, report, echo_target, role=role)
         for findings, more in zip(by_file, rehearsal.found.findings, strict=True):
             findings += more
     found = [
@@ -131,13 +137,18 @@ def check(
 
 
 def _limits(
-    engine: str | None, max_deleted: int | None, forbid: str | None, *, is_rehearsed: bool
+    engine: str | None,
+    role: str | None,
+    max_deleted: int | None,
+    forbid: str | None,
+    *,
+    is_rehearsed: bool,
 ) -> GuardLimits | None:
     """Return the limits of a rehearsal, None without one. Raises UsageError."""
     if not is_rehearsed:
-        if max_deleted is not None or forbid is not None:
+        if (role, max_deleted, forbid) != (None, None, None):
             raise UsageError(
-                "--max-deleted and --forbid judge what was really done to rows",
+                "--max-deleted, --forbid and --role are about what is really done to rows",
                 hint="Add --rehearse, or use --fail-on for what the SQL says.",
             )
         return None

@@ -50,15 +50,17 @@ def rehearse_texts(
     on_event: OnEvent,
     on_target: OnTarget,
     *,
+    role: str | None = None,
     wait_seconds: float = 60,
 ) -> RehearsedTexts:
     """Bring the archive up to now, and run the texts on a copy of that state, which goes away.
 
-    Of the source nothing is written. Raises UsageError for what cannot be rehearsed at all, and
-    what capturing and recovering raise.
+    They run as `role`, or else as the one that the source's sessions have. Of the source nothing is
+    written. Raises UsageError for what cannot be rehearsed at all and for a role that is not there,
+    and what capturing and recovering raise.
     """
     return wired(rehearse_texts, engine_of_source(settings))(
-        settings, texts, on_event, on_target, wait_seconds=wait_seconds
+        settings, texts, on_event, on_target, role=role, wait_seconds=wait_seconds
     )
 
 
@@ -68,10 +70,12 @@ def rehearse(
     limits: GuardLimits,
     on_event: OnEvent,
     on_target: OnTarget,
+    *,
+    role: str | None = None,
 ) -> Rehearsal:
     """Rehearse texts, and judge what they did by limits. Raises as `rehearse_texts` does."""
     began = time.monotonic()
-    found = rehearse_texts(settings, texts, on_event, on_target)
+    found = rehearse_texts(settings, texts, on_event, on_target, role=role)
     empty = {loss.table for loss in found.tables if not loss.deleted}
     return Rehearsal(
         found=found,

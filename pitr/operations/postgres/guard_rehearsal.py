@@ -7,7 +7,7 @@ from contextlib import closing
 from dataclasses import replace
 
 from pitr.config import Settings
-from pitr.errors import PitrError
+from pitr.errors import PitrError, UsageError
 from pitr.operations.clock import now_us
 from pitr.operations.guard_losses import TableLoss, losses_of
 from pitr.operations.guard_rehearsal import OnTarget, RehearsedTexts, not_current
@@ -16,7 +16,7 @@ from pitr.operations.postgres.capture import bring_up_to_now
 from pitr.operations.postgres.restore import Way, find_way
 from pitr.operations.postgres.states import passing_replay
 from pitr.operations.restore import RestoreRequest
-from pitr.postgres.guard.rehearsal import Rehearsed, read_texts, rehearse
+from pitr.postgres.guard.rehearsal import RehearsalOutcome, read_texts, rehearse
 from pitr.postgres.live.connection import connect
 from pitr.postgres.live.faults import server_faults
 from pitr.vocabulary.event import OnEvent
@@ -28,12 +28,13 @@ def rehearse_texts(
     on_event: OnEvent,
     on_target: OnTarget,
     *,
+    role: str | None = None,
     wait_seconds: float = 60,
 ) -> RehearsedTexts:
     """Recover the tables that the texts touch, and run them in a sidecar that goes away."""
     scripts = read_texts(texts)
+    database, role = _session(settings, role)
     way = _now(settings, on_event, wait_seconds)
-    database, role = _session(settings)
     on_target(way.target)
     replaying = passing_replay(settings, way.source, way.stop, way.index, label="rehearsal")
     with replaying as replay, absence_explained(settings, way.stop.lsn, has_archive=True):
@@ -57,19 +58,29 @@ def _now(settings: Settings, on_event: OnEvent, wait_seconds: float) -> Way:
     return find_way(settings, RestoreRequest(tables=(), target=f"lsn:{point.end}"), now_us())
 
 
-def _session(settings: Settings) -> tuple[str, str]:
-    """Return the database and the role that sessions of the source have."""
+def _session(settings: Settings, role: str | None) -> tuple[str, str]:
+    """Return the database, and the role to run as. Raises UsageError when there is no such role."""
     place = settings.needed_source().location
     with (
         closing(connect(place, database=settings.database, program="pitr guard")) as connection,
         server_faults("cannot ask for the session's role"),
     ):
-        row = connection.execute("SELECT current_database(), session_user").fetchone()
+        row = connection.execute(
+            "SELECT current_database(), coalesce(%(role)s::text, session_user::text),"
+            " %(role)s::text IS NULL OR EXISTS (SELECT FROM pg_roles WHERE rolname = %(role)s)",
+            {"role": role},
+        ).fetchone()
     assert row is not None
-    return str(row[0]), str(row[1])
+    database, found, is_there = row
+    if not is_there:
+        raise UsageError(
+            f"there is no role {role}",
+            hint="Name the role that the migration connects as with --role.",
+        )
+    return str(database), str(found)
 
 
-def _losses(found: Rehearsed) -> tuple[TableLoss, ...]:
+def _losses(found: RehearsalOutcome) -> tuple[TableLoss, ...]:
     """Return the losses, with the rows that went as a whole among those deleted."""
     losses = losses_of(found.tally.changes, found.tally.columns)
     return tuple(
@@ -80,7 +91,7 @@ def _losses(found: Rehearsed) -> tuple[TableLoss, ...]:
     )
 
 
-def _notes(found: Rehearsed, role: str) -> tuple[str, ...]:
+def _notes(found: RehearsalOutcome, role: str) -> tuple[str, ...]:
     notes = [f"it ran as {role}, each statement by itself unless BEGIN says otherwise."]
     if found.unlogged:
         names = ", ".join(table.full_name for table in found.unlogged)

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Sequence
 
 from pitr.config import Settings
-from pitr.errors import PitrError, PreconditionFailed
+from pitr.errors import PitrError, PreconditionFailed, UsageError
 from pitr.operations.clock import now_us
 from pitr.operations.guard_losses import losses_of
 from pitr.operations.guard_rehearsal import OnTarget, RehearsedTexts, not_current
@@ -32,9 +32,12 @@ def rehearse_texts(
     on_event: OnEvent,
     on_target: OnTarget,
     *,
+    role: str | None = None,
     wait_seconds: float = 60,
 ) -> RehearsedTexts:
     """Run the texts on a copy of the newest commit, which goes away."""
+    if role is not None:
+        raise UsageError("SQLite has no roles", hint="Leave out --role.")
     reading, found = _now(settings, on_event, wait_seconds)
     on_target(found.target)
     source = reading.pages.at(found.record.number)

@@ -29,7 +29,7 @@ _ROUNDS_MAX = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Rehearsed:
+class RehearsalOutcome:
     """What texts did in a sidecar, and the statements of each that failed or were not rehearsed.
 
     `seconds` is how long the texts ran; `recovered` the tables that were recovered for it, and
@@ -63,7 +63,9 @@ def read_texts(texts: Sequence[str]) -> list[ScriptText]:
     return found
 
 
-def rehearse(replay: Replay, texts: Sequence[ScriptText], database: str, role: str) -> Rehearsed:
+def rehearse(
+    replay: Replay, texts: Sequence[ScriptText], database: str, role: str
+) -> RehearsalOutcome:
     """Run texts as a role of production's, each in a session of its own, and count.
 
     What comes after a statement that fails is not run. Raises UsageError for what cannot be
@@ -83,7 +85,7 @@ def rehearse(replay: Replay, texts: Sequence[ScriptText], database: str, role: s
         with replay.asked(catalogs, SETTINGS) as started:
             found = _round(started, database, touched, texts, role)
         news = frozenset({found}) if isinstance(found, int) else found.tally.uncounted - more
-        if isinstance(found, Rehearsed) and not news:
+        if isinstance(found, RehearsalOutcome) and not news:
             return found
         more |= news
     raise UsageError(
@@ -99,7 +101,7 @@ def _round(
     touched: Touched,
     texts: Sequence[ScriptText],
     role: str,
-) -> Rehearsed | int:
+) -> RehearsalOutcome | int:
     """Run the texts once; return the OID of a table instead that was not recovered.
 
     Raises UsageError for a file of large objects: they are no table's.
@@ -113,7 +115,7 @@ def _round(
         with contextlib.closing(roles.keeper()) as connection:
             return owning_table(connection, absent.file).oid
     seconds = round(time.monotonic() - began, 3)
-    return Rehearsed(
+    return RehearsalOutcome(
         findings, statements, counter.tally(), touched.tables, touched.unlogged, seconds
     )
 

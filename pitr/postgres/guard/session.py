@@ -78,7 +78,10 @@ def _finding(roles: SidecarRoles, statement: Statement, refusal: _Refusal) -> St
     if reason is not None:
         message = f"{reason}{refusal.message}"
         return StatementFinding(*at, "not_rehearsed", Severity.ERROR, message)
-    return StatementFinding(*at, "failed", Severity.ERROR, f"the server said: {refusal.message}")
+    message = f"the server said: {refusal.message}"
+    if refusal.state == _DENIED:
+        message += f" It ran as {roles.role}; another role: --role."
+    return StatementFinding(*at, "failed", Severity.ERROR, message)
 
 
 def _run(

@@ -35,7 +35,7 @@ _UNCOMMITTED = "the file ends inside a transaction, which is rolled back"
 
 
 @dataclass(frozen=True, slots=True)
-class Rehearsed:
+class RehearsalOutcome:
     """What texts did to a copy, and the statements of each that failed or were not committed.
 
     `seconds` is how long the texts ran.
@@ -115,7 +115,7 @@ class CopiedState:
         yield from range(both + 1, max(here.page_count, len(self._digests)) + 1)
 
 
-def rehearse(source: PageSource, texts: Sequence[str], path: Path) -> Rehearsed:
+def rehearse(source: PageSource, texts: Sequence[str], path: Path) -> RehearsalOutcome:
     """Run texts, each in a session of its own, on a copy of a state that is written to `path`.
 
     What comes after a statement that fails is not run.
@@ -135,7 +135,7 @@ def rehearse(source: PageSource, texts: Sequence[str], path: Path) -> Rehearsed:
         if any(finding.kind == "failed" for finding in found):
             break
     seconds = round(time.monotonic() - began, 3)
-    return Rehearsed(findings, statements, *copied.changes(), seconds)
+    return RehearsalOutcome(findings, statements, *copied.changes(), seconds)
 
 
 def _refuse_commands(text: str) -> None:
