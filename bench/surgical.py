@@ -105,7 +105,7 @@ def _row(one: _Measured, name: str, way: _Way) -> list[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Life:
+class Life:
     """A folder with the archives of one cluster's life; `stop` is an LSN before its DROP TABLE."""
 
     folder: Path
@@ -117,60 +117,42 @@ class _Life:
 def _folder() -> Iterator[Path]:
     """Yield a folder that the servers' user can walk to."""
     folder = Path(tempfile.mkdtemp(prefix="pitr-bench-", dir="/var/tmp"))
-    folder.chmod(0o711)
-    for name in ("wal", "base", "repository", "sidecars", "full", "peer"):
-        (folder / name).mkdir(mode=0o711)
-        server_account("postgres").own(folder / name)
-    for name in ("base", "peer"):
-        (folder / name).chmod(0o700)
     try:
         yield folder
     finally:
         shutil.rmtree(folder)
 
 
-def _measure(bytes_besides: int) -> _Measured:
-    with _folder() as folder:
-        life = _record(folder, bytes_besides)
-        _push(life)
-        ways = {_PITR: _timed(lambda: _surgical(life)), _FULL: _timed(lambda: _full(life))}
-        if life.has_peer:
-            ways[_PEER] = _timed(lambda: _peer(life))
-        for name, way in ways.items():
-            say(f"{name}: {seconds_text(way.seconds)}, CPU {seconds_text(way.cpu_seconds)}")
-        return _Measured(folder_bytes(folder / "base"), folder_bytes(folder / "wal"), ways)
-
-
-def _timed(work: Callable[[], tuple[int, int]]) -> _Way:
-    before, began = os.times(), time.monotonic()
-    read, disk = work()
-    seconds, after = time.monotonic() - began, os.times()
-    return _Way(seconds, sum(after[:4]) - sum(before[:4]), read, disk)
-
-
-def _record(folder: Path, bytes_besides: int) -> _Life:
+def record(folder: Path, bytes_besides: int) -> Life:
+    """Live a life in a folder that exists: half of what is besides lies in another database."""
     say(f"a cluster with {bytes_text(bytes_besides)} besides")
+    folder.chmod(0o711)
+    for name in ("wal", "base", "repository", "sidecars", "full", "peer"):
+        (folder / name).mkdir(mode=0o711)
+        server_account("postgres").own(folder / name)
+    for name in ("base", "peer"):
+        (folder / name).chmod(0o700)
     has_peer = shutil.which("pgbackrest") is not None
-    archive = f"cp %p {folder / 'wal'}/%f"
-    with Server(15, place=folder, settings={"archive_mode": True, **_SETTINGS}) as server:
-        if has_peer:
-            _configure_peer(folder, server)
-            _run_peer(folder, "stanza-create")
-            archive += f" && {' '.join(_pgbackrest(folder, 'archive-push'))} %p"
-        server.configure({"archive_command": archive})
-        server.reload()
-        scale = max(1, bytes_besides // _SCALE_BYTES)
-        server.run("pgbench", "-i", "-q", "-I", "dtgp", "-s", str(scale))
-        text = "repeat(md5(random()::text), 60)"
+    scale = max(1, bytes_besides // _SCALE_BYTES // 2)
+    # What is loaded before the base backups is in them: its WAL is not archived.
+    settings = {"archive_mode": True, "archive_command": "true", **_SETTINGS}
+    with Server(15, place=folder, settings=settings) as server:
+        server.query(f"CREATE DATABASE {_OTHER}")
+        for database in _DATABASES:
+            initialise = ["-i", "-q", "-I", "dtgp", "-s", str(scale)]
+            server.run("pgbench", *initialise, database=database)
         server.query(
-            f"CREATE TABLE orders AS SELECT i AS id, {text} AS note FROM generate_series(1, "
+            f"CREATE TABLE orders AS SELECT i AS id, {_TEXT} AS note FROM generate_series(1, "
             f"{_ORDERS}) AS i"
         )
         server.query("ALTER TABLE orders ADD PRIMARY KEY (id)")
+        server.query("VACUUM (FREEZE) orders")  # else chance says which pages get hints, and WAL
+        _archive(folder, server, has_peer=has_peer)
         _back_up(folder, server, has_peer=has_peer)
-        server.query(f"UPDATE orders SET note = {text} WHERE id % 20 = 0")
-        server.run("pgbench", "-n", "-t", str(scale * 200), "-c", "2")
-        server.query("UPDATE pgbench_accounts SET abalance = abalance + 1 WHERE aid % 30 = 0")
+        server.query(f"UPDATE orders SET note = {_TEXT} WHERE id % 40 = 0")
+        for database in _DATABASES:
+            _work(server, database, scale)
+        server.query(f"UPDATE orders SET note = {_TEXT} WHERE id % 40 = 20")
         stop = str(server.value("SELECT pg_current_wal_insert_lsn()::text"))
         server.query("DROP TABLE orders")
         server.query("SELECT pg_switch_wal()")
@@ -178,15 +160,36 @@ def _record(folder: Path, bytes_besides: int) -> _Life:
         waiting = "SELECT count(*) FROM pg_ls_archive_statusdir() WHERE name LIKE '%.ready'"
         while server.value(waiting):
             time.sleep(0.1)
-    return _Life(folder, stop, has_peer)
+    return Life(folder, stop, has_peer)
 
 
+_TEXT = "repeat(md5(random()::text), 60)"
+_OTHER = "elsewhere"
+_DATABASES = ("postgres", _OTHER)
 _SETTINGS: dict[str, str | int | bool] = {
-    "max_wal_size": "20GB",
+    "max_wal_size": "2GB",
     "autovacuum": False,
     "max_wal_senders": 4,
     "shared_buffers": "128MB",
+    "synchronous_commit": False,
 }
+
+
+def _archive(folder: Path, server: Server, *, has_peer: bool) -> None:
+    """Begin to archive the WAL each way."""
+    archive = f"cp %p {folder / 'wal'}/%f"
+    if has_peer:
+        _configure_peer(folder, server)
+        _run_peer(folder, "stanza-create")
+        archive += f" && {' '.join(_pgbackrest(folder, 'archive-push'))} %p"
+    server.configure({"archive_command": archive})
+    server.reload()
+
+
+def _work(server: Server, database: str, scale: int) -> None:
+    """Change rows in all places of other tables: about as much WAL as they have bytes."""
+    server.run("pgbench", "-n", "-t", str(scale * 100), "-c", "2", database=database)
+    server.query("UPDATE pgbench_accounts SET abalance = abalance + 1 WHERE aid % 60 = 0", database)
 
 
 def _back_up(folder: Path, server: Server, *, has_peer: bool) -> None:
@@ -200,7 +203,7 @@ def _back_up(folder: Path, server: Server, *, has_peer: bool) -> None:
         _run_peer(folder, "backup")
 
 
-def _push(life: _Life) -> None:
+def push(life: Life) -> None:
     """Bring the WAL into the archive of pitr, as a capture would have."""
     say("archiving the WAL")
     store = LocalStore(life.folder / "archive")
@@ -212,7 +215,7 @@ def _push(life: _Life) -> None:
 # --- the ways back -------------------------------------------------------------------------------
 
 
-def _surgical(life: _Life) -> tuple[int, int]:
+def _surgical(life: Life) -> tuple[int, int]:
     say(_PITR)
     sidecars = life.folder / "sidecars"
     os.environ["PITR_SIDECAR_FOLDER"] = str(sidecars)
@@ -222,7 +225,7 @@ def _surgical(life: _Life) -> tuple[int, int]:
     return found["bytes_read"], folder_bytes(sidecars)
 
 
-def _full(life: _Life) -> tuple[int, int]:
+def _full(life: Life) -> tuple[int, int]:
     say(_FULL)
     copy = life.folder / "full" / "data"
     shutil.copytree(life.folder / "base", copy, symlinks=True)
@@ -231,7 +234,7 @@ def _full(life: _Life) -> tuple[int, int]:
     return read, _recover(life, copy, lambda _: f"cp {life.folder / 'wal'}/%f %p")
 
 
-def _peer(life: _Life) -> tuple[int, int]:
+def _peer(life: Life) -> tuple[int, int]:
     say(_PEER)
     place = life.folder / "peer"
     _run_peer(life.folder, "restore", f"--pg1-path={place}")
@@ -242,7 +245,7 @@ def _peer(life: _Life) -> tuple[int, int]:
     return folder_bytes(life.folder / "repository"), _recover(life, place, command)
 
 
-def _recover(life: _Life, data: Path, restore_command: Callable[[Path], str]) -> int:
+def _recover(life: Life, data: Path, restore_command: Callable[[Path], str]) -> int:
     """Let PostgreSQL recover all of a data directory to the stop; return its size then.
 
     The command gets the place to which the directory is moved.

@@ -7,7 +7,6 @@ import shlex
 import click
 
 from pitr.cli.options import TARGET_FORMS, json_option, settings_of, source_options
-from pitr.cli.plot import activity_text
 from pitr.cli.render import (
     emit,
     emit_json,
@@ -22,7 +21,6 @@ from pitr.cli.render import (
 )
 from pitr.cli.unread import ended_when_unread
 from pitr.errors import UsageError
-from pitr.operations.activity import activity_of, slices_of
 from pitr.operations.clock import now_us
 from pitr.operations.history import LogRequest, log_transactions
 from pitr.operations.sql import query_past
@@ -112,6 +110,9 @@ def log(
     elif not found:
         note("no transaction in the archive touched that")
     elif as_plot:
+        from pitr.cli.plot import activity_text
+        from pitr.operations.activity import activity_of, slices_of
+
         slices = slices_of(found, count_max=_PLOT_COLUMNS)
         emit(activity_text(activity_of(found, slices), slices))
     else:

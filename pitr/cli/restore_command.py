@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import click
 
-from pitr.cli.merge_commands import emit_result, merge_now, require_agreement, result_document
 from pitr.cli.options import TARGET_FORMS, json_option, settings_of, source_options
 from pitr.cli.past import (
     echo_target,
@@ -17,10 +16,8 @@ from pitr.cli.past import (
     with_parents_option,
 )
 from pitr.cli.render import bytes_text, emit, emit_json, note, table_text, target_json
-from pitr.cli.settled import report_settled
 from pitr.config import Settings
 from pitr.errors import UsageError
-from pitr.operations.merge import MergeWish
 from pitr.operations.restore import RestoreOutcome, RestoreRequest, TableOutcome
 from pitr.operations.restore import restore as restore_tables
 from pitr.source_text import POSTGRES, parse_source
@@ -106,6 +103,8 @@ def restore(
     if yes and not merge:
         raise UsageError("--yes belongs to --merge", hint="Add --merge, or run 'pitr merge'.")
     if merge:
+        from pitr.cli.merge_commands import require_agreement
+
         require_agreement("restore --merge", yes=yes)
     place = destination(to)
     request = RestoreRequest(
@@ -150,6 +149,10 @@ def _merge(
     as_json: bool,
 ) -> None:
     """Merge a new recovery; print both outcomes, as JSON in one document."""
+    from pitr.cli.merge_commands import emit_result, merge_now, result_document
+    from pitr.cli.settled import report_settled
+    from pitr.operations.merge import MergeWish
+
     report_settled(settings)
     wish = MergeWish(recovery_id=outcome.recovery.id, is_agreed=yes)
     if not as_json:

@@ -30,6 +30,15 @@ class TableOutcome:
     columns: tuple[str, ...] | None = None
 
 
+def uncounted(recovery: Recovery, warning: str | None = None) -> tuple[TableOutcome, ...]:
+    """Return the tables of a recovery that is not compared, and why."""
+    warnings = (warning,) if warning else ()
+    return tuple(
+        TableOutcome(table.table, table.rows, None, None, None, warnings, table.columns)
+        for table in recovery.tables
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class RestoreOutcome:
     """A finished recovery and its tables."""

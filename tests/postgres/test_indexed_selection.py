@@ -11,7 +11,7 @@ import pytest
 from pitr.postgres.index.wal_index import WalIndex
 from pitr.postgres.replay.catalog_rest import CatalogsAtRest
 from pitr.postgres.replay.replay import ReplaySource
-from pitr.postgres.selection.by_index import select_by_index
+from pitr.postgres.selection.by_index import IndexedWindow, select_by_index
 from pitr.postgres.selection.by_wal import WalWindow, scans, select_records
 from pitr.postgres.wal.payload import StorageCreated, StorageTruncated, decode_payload
 from pitr.postgres.wal.record import decode_record
@@ -49,7 +49,7 @@ def test_selection_by_index_equals_selection_by_reading(major: int) -> None:
             chosen = frozenset(chance.sample(files, chance.choice((0, 1, 30))))
             wanted = WantedFiles(oid, chosen, has_catalogs=chance.random() < 0.5)
             index = WalIndex(MemoryStore(), source.wal)
-            found = select_by_index(window, wanted, index, source.base.files())
+            found = select_by_index(IndexedWindow(window, index), wanted, source.base.files())
             expected = select_records(window, wanted)
 
             assert kept(window, found) <= kept(window, expected)

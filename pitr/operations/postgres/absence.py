@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pitr.config import Settings
 from pitr.errors import PitrError, TableUnknown
 from pitr.operations.history import LogRequest
-from pitr.operations.postgres.history import log_transactions
 from pitr.target_text import format_time
 from pitr.vocabulary.change import Transaction
 from pitr.vocabulary.position import Lsn
@@ -36,6 +35,8 @@ def absence_explained(settings: Settings, stop: Lsn, *, has_archive: bool) -> It
 
 def _seen(settings: Settings, stop: Lsn, table: str) -> str | None:
     """Return a sentence on the last drop before the target, or the first creation after it."""
+    from pitr.operations.postgres.history import log_transactions
+
     try:
         request = LogRequest(tables=(table,), since=None, until=None, limit=None)
         found = log_transactions(settings, request)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pitr.config import Settings
 from pitr.errors import PreconditionFailed
 from pitr.operations.postgres.comparing import open_recovery
-from pitr.operations.restore import TableOutcome
+from pitr.operations.restore import TableOutcome, uncounted
 from pitr.postgres.diff.alignment import LIVE
 from pitr.postgres.diff.classified import ClassifiedTable, classify
 from pitr.postgres.diff.states import comparing
@@ -15,15 +15,6 @@ from pitr.postgres.live.faults import server_faults
 from pitr.postgres.tables.session import Connection, value_of
 from pitr.recovery.folder import Recovery
 from pitr.vocabulary.row_class import RowClass
-
-
-def uncounted(recovery: Recovery, warning: str | None = None) -> tuple[TableOutcome, ...]:
-    """Return the tables of a recovery that is not compared, and why."""
-    warnings = (warning,) if warning else ()
-    return tuple(
-        TableOutcome(table.table, table.rows, None, None, None, warnings, table.columns)
-        for table in recovery.tables
-    )
 
 
 def counted(settings: Settings, recovery: Recovery) -> tuple[TableOutcome, ...]:

@@ -1,4 +1,8 @@
-"""restore on PostgreSQL: surgical replay of chosen tables into a sidecar server that is stopped."""
+"""restore on PostgreSQL: surgical replay of chosen tables into a sidecar server that is stopped.
+
+What only some options need is imported where it is used: loading it takes as long as half a
+recovery of a small table.
+"""
 
 from __future__ import annotations
 
@@ -7,20 +11,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from pitr.config import Settings
-from pitr.errors import ArchiveGap, UsageError
+from pitr.errors import UsageError
 from pitr.operations.clock import now_us
 from pitr.operations.postgres.absence import absence_explained
 from pitr.operations.postgres.bases import nearest_base
-from pitr.operations.postgres.counting import counted, uncounted
 from pitr.operations.postgres.reading import open_reading
 from pitr.operations.postgres.sidecar import keep_server, new_sidecar, server_tools
-from pitr.operations.restore import RestoreOutcome, RestoreRequest
+from pitr.operations.restore import RestoreOutcome, RestoreRequest, uncounted
 from pitr.postgres.base.archive import BaseArchive
-from pitr.postgres.base.folder import BaseFolder
-from pitr.postgres.diff.chosen_columns import choose_columns
 from pitr.postgres.index.wal_index import WalIndex
 from pitr.postgres.live.connection import require_room
-from pitr.postgres.replay.loading import gather, load
 from pitr.postgres.replay.replay import (
     Replay,
     ReplayedTables,
@@ -38,15 +38,9 @@ from pitr.postgres.replay.target_tables import (
     search_path,
     split_name,
 )
-from pitr.postgres.selection.by_wal import WalWindow
-from pitr.postgres.tables.choosing import choose_rows
 from pitr.postgres.tables.name import TableName
-from pitr.postgres.tables.reading import read_table
-from pitr.postgres.target.by_wal import FoundTarget, WalTargets
-from pitr.postgres.wal_store.folder import WalFolder
 from pitr.recovery.folder import RecoveredTable, Recovery, new_recovery
 from pitr.source_text import POSTGRES
-from pitr.target_text import parse_target
 from pitr.vocabulary.target import ResolvedTarget
 
 # Where names are looked up when neither the command nor the source says.
@@ -119,6 +113,8 @@ def make_recovery(
             there = catalogs if is_same else again.find_tables(database, names, may_lack=True)
             after = again.recover(there, folder / "after")
         if request.load_into is not None:
+            from pitr.postgres.replay.loading import gather, load
+
             with replay.asked(catalogs) as started:
                 gather(started, database, catalogs.tables, new.id, choice.where)
                 load(started, database, new.id, request.load_into)
@@ -143,10 +139,11 @@ def make_recovery(
             kin=tuple(table.full_name for table in catalogs.kin),
         )
         new.finish(recovery)
-    is_compared = request.compare and recovery.source is not None
-    return RestoreOutcome(
-        recovery, counted(settings, recovery) if is_compared else uncounted(recovery)
-    )
+    if request.compare and recovery.source is not None:
+        from pitr.operations.postgres.counting import counted
+
+        return RestoreOutcome(recovery, counted(settings, recovery))
+    return RestoreOutcome(recovery, uncounted(recovery))
 
 
 class _Choice:
@@ -166,8 +163,13 @@ class _Choice:
         tables = choose_tables(named_relations(connection), self._request.tables, path)
         names = [TableName(table.schema, table.name) for table in tables]
         if self._request.where is not None:
+            from pitr.postgres.tables.choosing import choose_rows
+
             self.where = choose_rows(connection, names, self._request.where, path)
         if self._request.columns:
+            from pitr.postgres.diff.chosen_columns import choose_columns
+            from pitr.postgres.tables.reading import read_table
+
             found = [read_table(connection, name) for name in names]
             known = [table for table in found if table is not None]
             self.columns = choose_columns(known, self._request.columns)
@@ -225,8 +227,9 @@ def _later(settings: Settings, request: RestoreRequest, way: Way, now: int) -> W
 def find_way(settings: Settings, request: RestoreRequest, now: int) -> Way:
     """Return how the target is reached, from an archive or from files that lie about."""
     if request.backup is not None and request.wal is not None:
-        source = open_source(BaseFolder(request.backup), WalFolder(request.wal))
-        found, stop = _resolve(source, request.target, now)
+        from pitr.operations.postgres.loose_files import find_in_files
+
+        source, found, stop = find_in_files(request.backup, request.wal, request.target, now)
         return Way(source, None, stop, found.target, None, str(request.wal))
     reading = open_reading(settings)
     resolved = reading.resolve(request.target)
@@ -236,33 +239,3 @@ def find_way(settings: Settings, request: RestoreRequest, now: int) -> Way:
     source = open_source(base, reading.wal)
     archive = settings.needed_archive()
     return Way(source, reading.index, stop, resolved.target, reading.database, archive)
-
-
-def _resolve(source: ReplaySource, text: str, now: int) -> tuple[FoundTarget, StopPoint]:
-    """Return what a target comes to on the newest timeline that the backup is of."""
-    target = parse_target(text, now_us=now)
-    timeline = _timeline(source)
-    redo = source.label.redo
-    ends = [end for begin, end in source.wal.ranges(timeline) if begin <= redo < end]
-    if not ends:
-        raise ArchiveGap(
-            f"WAL is missing: {redo} of timeline {timeline}, where the base backup begins",
-            detail="Recovery begins there.",
-            hint="Name the folder with the WAL from the backup on, or a later backup.",
-        )
-    window = WalWindow(source.wal, timeline, redo.value, ends[0].value, source.control.next_xid)
-    begin = source.base.info.end or source.label.checkpoint
-    found = WalTargets(window, begin=begin).resolve(target, now_us=now)
-    return found, StopPoint(timeline, found.stop)
-
-
-def _timeline(source: ReplaySource) -> int:
-    """Return the newest timeline on which the base backup lies."""
-    label = source.label
-    for timeline in sorted(source.wal.timelines(), reverse=True):
-        history = source.wal.history(timeline)
-        if timeline == label.timeline or any(
-            entry.timeline == label.timeline and entry.switch >= label.redo for entry in history
-        ):
-            return timeline
-    return label.timeline

@@ -1,5 +1,8 @@
 """Merge index objects of segments into those of hours and days; sweep what they replace.
 
+Of the hour that is not over, sixteen of one length become one: a busy cluster writes hundreds of
+segments in an hour, and a reader opens each object.
+
 An object says what the WAL of its stretch says, and nothing else. So it does not matter which of
 several that hold the same is read, nor who compacts, nor when, nor whether two do it at once: all
 that can happen is work done twice. New objects are written first, whole and from verified inputs;
@@ -111,7 +114,8 @@ def _plans(objects: set[IndexObject]) -> Iterator[list[IndexObject]]:
 def plan(tiles: Sequence[Tile]) -> list[list[IndexObject]]:
     """Return runs of objects of one timeline to be merged, each into one. Pure.
 
-    Of a day that is over everything is merged, of the last day what is of hours that are over.
+    Of a day that is over everything is merged, of the last day what is of hours that are over, of
+    the last hour what is full.
     """
     merges: list[list[IndexObject]] = []
     times = list(_times(tiles))
@@ -128,9 +132,8 @@ def plan(tiles: Sequence[Tile]) -> list[list[IndexObject]]:
         return None
 
     for key, entries in groupby(zip(times, tiles, strict=True), key=period):
-        if key is not None:
-            for run in _adjacent([tile for _, tile in entries]):
-                merges += _fitting(run)
+        for run in _adjacent([tile for _, tile in entries]):
+            merges += _fitting(run) if key is not None else _full(run)
     return merges
 
 
@@ -169,6 +172,16 @@ def _fitting(run: Sequence[IndexObject]) -> Iterator[list[IndexObject]]:
         piece.append(item)
     if len(piece) > 1:
         yield piece
+
+
+def _full(run: Sequence[IndexObject]) -> Iterator[list[IndexObject]]:
+    """Cut out of a run what is as many objects, each of as much WAL, as are merged at once."""
+    for _, items in groupby(run, key=lambda item: item.end - item.begin):
+        alike = list(items)
+        for first in range(0, len(alike) - _INPUTS_MAX + 1, _INPUTS_MAX):
+            piece = alike[first : first + _INPUTS_MAX]
+            if sum(item.size for item in piece) <= OBJECT_BYTES_MAX:
+                yield piece
 
 
 # --- merging ---------------------------------------------------------------------------------

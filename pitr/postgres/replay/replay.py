@@ -64,7 +64,7 @@ from pitr.postgres.replay.target_tables import (
     search_path,
     tablespaces,
 )
-from pitr.postgres.selection.by_index import select_by_index
+from pitr.postgres.selection.by_index import IndexedWindow, select_by_index
 from pitr.postgres.selection.by_wal import WalWindow, distillation, select_records
 from pitr.postgres.wal.distill import distil
 from pitr.postgres.wal.history import format_history
@@ -180,7 +180,6 @@ class Replay:
         self._stop = stop
         self._tools = tools
         self._folder = folder
-        self._index = index
         self._settled: ServerFolder | None = None
         self._window = WalWindow(
             source.wal,
@@ -189,6 +188,7 @@ class Replay:
             stop.lsn.value,
             source.control.next_xid,
         )
+        self._indexed = IndexedWindow(self._window, index) if index is not None else None
         end = source.base.info.end
         if stop.lsn < (end or source.label.checkpoint):
             raise OutsideWindow(
@@ -350,11 +350,11 @@ class Replay:
     # --- a pass
 
     def _select(self, wanted: WantedFiles, touched: Collection[int] = ()) -> Selection:
-        if self._index is None:
+        if self._indexed is None:
             selection = select_records(self._window, wanted, touched)
         else:
             paths = self._source.base.files()
-            selection = select_by_index(self._window, wanted, self._index, paths, touched)
+            selection = select_by_index(self._indexed, wanted, paths, touched)
         if selection.backup_end is None and not self._source.label.from_standby:
             raise OutsideWindow(
                 "the target lies before the end of the base backup",

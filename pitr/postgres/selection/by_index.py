@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 
 from pitr.postgres.index.rows import RowKind, Rows
 from pitr.postgres.index.wal_index import WalIndex
@@ -34,26 +35,44 @@ _RELATION = re.compile(
 )
 
 
+class IndexedWindow:
+    """What every selection in a window asks its index for, asked once."""
+
+    def __init__(self, window: WalWindow, index: WalIndex) -> None:
+        """Nothing is read before it is asked for."""
+        self.window = window
+        self.index = index
+        self.begin, self.end = Lsn(window.redo), Lsn(window.stop)
+
+    @cached_property
+    def system_rows(self) -> list[Rows]:
+        """Return the rows without a relation file: some 20 bytes for each transaction."""
+        window = self.window
+        return list(self.index.system_rows(window.timeline, self.begin, self.end, _SYSTEM))
+
+    @cached_property
+    def last_boundary(self) -> int:
+        """Return what last_boundary returns."""
+        return last_boundary(self.window)
+
+
 def select_by_index(
-    window: WalWindow,
+    indexed: IndexedWindow,
     wanted: WantedFiles,
-    index: WalIndex,
     paths: Iterable[str],
     touched: Iterable[int] = (),
 ) -> Selection:
-    """Return what a recovery of the wanted relations needs of the WAL.
+    """Return what a recovery of the wanted relations needs of the WAL of a window.
 
     `paths` are the files of the base backup: of what is wanted by rule and not by name, they say
     which files there are. The ends of the transactions `touched` are needed besides those that are
     found. Raises ArchiveGap, CorruptWal, CorruptObject.
     """
+    window = indexed.window
     selector = selector_of(window, wanted)
-    begin, end = Lsn(window.redo), Lsn(window.stop)
     chosen: dict[int, tuple[int, int]] = {}
-    parts: list[Rows] = []
-    for rows in index.system_rows(window.timeline, begin, end, _SYSTEM):
+    for rows in indexed.system_rows:
         selector.selection.scanned_records += len(rows)
-        parts.append(rows)
         for match in _READ.finditer(bytes(rows["rmgr"])):
             lsn, length, _, manager, info, xid = _row(rows, match.start())
             if selector.is_state(manager) or (
@@ -62,15 +81,16 @@ def select_by_index(
             ):
                 chosen[lsn] = (length, xid)
     files = dict.fromkeys(_files(wanted, selector.selection, paths))
-    for rows in index.relation_rows(window.timeline, begin, end, files, _OF_FILE):
+    begin, end = indexed.begin, indexed.end
+    for rows in indexed.index.relation_rows(window.timeline, begin, end, files, _OF_FILE):
         for lsn, length, kind, xid in rows.select(*_OF_FILE):
             if kind != RowKind.DROPPED:
                 chosen[lsn] = (length, xid)
     selector.touch(touched)
     selector.touch(xid for _, xid in chosen.values())
-    for rows in parts:
+    for rows in indexed.system_rows:
         chosen.update((lsn, (length, 0)) for lsn, length in _wanted_ends(window, selector, rows))
-    selector.selection.stop = last_boundary(window)
+    selector.selection.stop = indexed.last_boundary
     selector.add_records((lsn, chosen[lsn][0]) for lsn in sorted(chosen))
     return selector.selection
 

@@ -249,9 +249,32 @@ class _Writer:
             room = min(page + self._geometry.page_bytes - lsn, remaining)
             self._place(lsn, record[:room], room)
             record, remaining = record[room:], remaining - room
+            page += self._geometry.page_bytes
+            if not record:
+                page, remaining = self._put_zero_pages(page, remaining)
             if not remaining:
                 return
-            lsn = self._geometry.start(self._geometry.position(page + self._geometry.page_bytes))
+            lsn = page + self._geometry.header_bytes(page)
+
+    def _put_zero_pages(self, page: int, remaining: int) -> tuple[int, int]:
+        """Add pages that a record of ours fills with zeros; return the next page and what is left.
+
+        Not the last page of the record, and none beyond the segment: those take the long way.
+        """
+        page_bytes = self._geometry.page_bytes
+        content = page_bytes - self._geometry.header_bytes(page)
+        offset = page % self._geometry.segment_bytes
+        count = (remaining - 1) // content
+        count = min(count, (self._geometry.segment_bytes - offset) // page_bytes)
+        timeline = self._timeline_at(page)
+        if not offset or count < 1 or self._timeline_at(page + count * page_bytes) != timeline:
+            return page, remaining
+        self._reach(offset + count * page_bytes)
+        pack, buffer, magic = _PAGE.pack_into, self._buffer, self._plan.layout.magic
+        for at in range(offset, offset + count * page_bytes, page_bytes):
+            pack(buffer, at, magic, _CONTRECORD, timeline, page, remaining)
+            page, remaining = page + page_bytes, remaining - content
+        return page, remaining
 
     def copy(self, run: KeptRun) -> Iterator[DistilledSegment]:
         """Copy kept records as they are, but for what the first one says of its predecessor."""

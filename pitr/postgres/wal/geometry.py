@@ -56,6 +56,10 @@ class WalGeometry:
         page = lsn - lsn % self.page_bytes
         return page if lsn - page == self.header_bytes(page) else lsn
 
+    def next_begin(self, lsn: int, length: int) -> int:
+        """Return where a record begins that follows one of this aligned length at an LSN."""
+        return self.start(self.position(lsn) + length)
+
     def segment(self, lsn: int) -> int:
         """Return the number of the segment that an LSN lies in."""
         return lsn // self.segment_bytes

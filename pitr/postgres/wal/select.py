@@ -262,9 +262,19 @@ class RecordSelector:
 
     def add_records(self, records: Iterable[tuple[int, int]]) -> None:
         """Take records that are kept: LSN and length of each, in order."""
+        page_bytes = self._geometry.page_bytes
+        begin = last = last_length = end = -1
         for lsn, length in records:
             self.selection.kept_records += 1
-            self._add_run(lsn, lsn, length)
+            if lsn != end:
+                if begin >= 0:
+                    self._add_run(begin, last, last_length)
+                begin = lsn
+            last, last_length, end = lsn, length, lsn + align(length)
+            if end // page_bytes != lsn // page_bytes:
+                end = self._geometry.next_begin(lsn, align(length))
+        if begin >= 0:
+            self._add_run(begin, last, last_length)
 
     def _add_runs(self, scan: Scan, rows: list[int]) -> None:
         """Join rows that follow each other into runs."""
@@ -282,7 +292,7 @@ class RecordSelector:
     def _add_run(self, begin: int, last: int, length: int) -> None:
         geometry, runs = self._geometry, self.selection.runs
         end = geometry.end(geometry.position(last) + align(length))
-        if runs and geometry.start(geometry.position(runs[-1].end)) == begin:
+        if runs and geometry.next_begin(runs[-1].end, 0) == begin:
             runs[-1] = KeptRun(runs[-1].begin, last, end)
         else:
             runs.append(KeptRun(begin, last, end))

@@ -166,6 +166,8 @@ class WalObject:
         self._lengths = self._column("I", _LENGTHS)
         self._digests = self._column("Q", _DIGESTS)
         self._ends = self._frame_ends()
+        # Records are read one after the other, many from one block: its number and its bytes.
+        self._last: tuple[int, bytes] | None = None
 
     def _column(self, code: str, section: int) -> array[int]:
         column = array(code)
@@ -205,9 +207,16 @@ class WalObject:
             return b""
         first = (begin - self.head.begin) // BLOCK_BYTES
         last = (end - 1 - self.head.begin) // BLOCK_BYTES
-        raw = b"".join(self._read_blocks(first, last + 1))
+        raw = self._block(first) if first == last else b"".join(self._read_blocks(first, last + 1))
         skipped = self.head.begin + first * BLOCK_BYTES
         return raw[begin - skipped : end - skipped]
+
+    def _block(self, number: int) -> bytes:
+        """Return one block, the one that was asked for last without reading it again."""
+        found = self._last
+        if found is None or found[0] != number:
+            found = self._last = (number, self._read_blocks(number, number + 1)[0])
+        return found[1]
 
     def _read_blocks(self, first: int, end: int) -> list[bytes]:
         found: list[bytes] = []

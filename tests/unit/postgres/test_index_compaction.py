@@ -62,6 +62,24 @@ def test_merging_again_and_again_ends_with_one_object_a_day() -> None:
     assert [(i.end - i.begin) // SEGMENT for i in whole] == [240, 240, 10, *[1] * 10]
 
 
+def test_sixteens_of_the_last_hour_are_merged_level_by_level() -> None:
+    """A busy hour that goes on has a few large objects and fewer than sixteen small ones."""
+    items = [segment(0, DAY)] + [segment(n, DAY + HOUR_US) for n in range(1, 301)]
+    for _ in range(3):
+        items += [merged(run) for run in plan(cover(tiles(items)))]
+    whole = [tile.object for tile in cover(tiles(items))]
+
+    assert not plan(cover(tiles(items)))
+    assert [(i.end - i.begin) // SEGMENT for i in whole] == [1, 256, 16, 16, *[1] * 12]
+
+
+def test_sixteen_that_are_too_large_together_are_left_alone() -> None:
+    """No object grows beyond its bound, in no hour."""
+    items = [segment(n, DAY, size=OBJECT_BYTES_MAX // 15) for n in range(40)]
+
+    assert not plan(cover(tiles(items)))
+
+
 def test_segments_without_commits_go_with_the_one_before() -> None:
     """An idle night's segments do not stay apart for want of a time."""
     items = [segment(0, DAY), segment(1, 0), segment(2, 0), segment(3, DAY + HOUR_US)]
