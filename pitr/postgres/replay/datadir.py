@@ -144,12 +144,16 @@ def write(server: ServerFolder, path: str, data: bytes) -> None:
 
 
 def write_wal(server: ServerFolder, segments: Iterable[DistilledSegment], size: int) -> int:
-    """Write segments into pg_wal; return the bytes written. What follows in a segment is a hole."""
+    """Write segments into pg_wal; return the bytes written. What follows in a segment is a hole.
+
+    A segment that is there, of a recovery of the same stretch, is written over.
+    """
     written = 0
     for segment in segments:
         name = SegmentName(segment.timeline, segment.number, size)
         descriptor = _create(server, f"pg_wal/{name}")
         try:
+            os.ftruncate(descriptor, len(segment.data))
             _write_at(descriptor, segment.data, 0)
             os.ftruncate(descriptor, size)
         finally:
@@ -231,7 +235,7 @@ def _create(server: ServerFolder, path: str) -> int:
     return descriptor
 
 
-def _write_at(descriptor: int, data: bytes, offset: int) -> None:
+def _write_at(descriptor: int, data: bytes | bytearray, offset: int) -> None:
     view = memoryview(data)
     while view:
         written = os.pwrite(descriptor, view, offset)

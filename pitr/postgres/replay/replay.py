@@ -74,6 +74,8 @@ from pitr.postgres.wal_store.spans import ArchivedWal
 from pitr.vocabulary.position import Lsn
 
 _PASSES_MAX = 6
+# For pass 2, which writes over it.
+_KEEPS_WAL = {"wal_keep_size": "1TB"}
 # Chooses tables on a server with the catalogs; the connection is a superuser's.
 File = tuple[int, int]
 ChooseTables = Callable[[RunningServer, Connection], list[TargetRelation]]
@@ -342,7 +344,7 @@ class Replay:
         if settled is None:
             return False
         if is_settled(settled, self._stop.lsn.value):
-            take_over(settled, server)
+            take_over(settled, server, self._stop.timeline)
             return True
         shutil.rmtree(settled.folder)
         return False
@@ -376,7 +378,7 @@ class Replay:
         """Recover into a folder that is removed behind the block, unless it is noted as settled."""
         server = self._server(self._folder / "catalogs", "postgres")
         try:
-            self._build(server, wanted, selection, ())
+            self._build(server, wanted, selection, (), _KEEPS_WAL)
             with running(server, keep_changes=False) as started:
                 yield started
         finally:

@@ -2,7 +2,8 @@
 
 A server whose recovery ended has written every page (it ends with a checkpoint), and one that is
 killed then writes no more. So its files hold the state at the stop, and the tables need neither the
-catalogs of the base backup nor any of their records a second time.
+catalogs of the base backup nor any of their records a second time. Its segments of WAL are
+written over: a busy cluster has hundreds that hold one page, and a new file costs more than that.
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ from pitr.durable import move_scratch
 from pitr.postgres.base.control import CONTROL_PATH
 from pitr.postgres.replay.heap_rows import PAGE_BYTES
 from pitr.postgres.replay.server import ServerFolder
+from pitr.postgres.wal.segment_name import is_segment_name
 
 _RELATION_FILE = re.compile(r"\d+(?:_\w+)?(?:\.\d+)?")
 # Caches of the catalogs, which the next server makes itself.
 _CACHE = "pg_internal.init"
 _FOLDERS = ("base", "global")
+_WAL = "pg_wal"
 
 
 def is_settled(server: ServerFolder, stop: int) -> bool:
@@ -33,21 +36,32 @@ def is_settled(server: ServerFolder, stop: int) -> bool:
     return all(_newest(path) <= stop for path in _relation_files(server))
 
 
-def take_over(settled: ServerFolder, server: ServerFolder) -> None:
+def take_over(settled: ServerFolder, server: ServerFolder, timeline: int) -> None:
     """Move the relation files of a stopped server into the folder of another, which is still empty.
 
-    What is about transactions and the cluster as a whole stays behind and is removed with the rest.
+    Its segments of WAL come along, to be written over by those of a recovery to the same stop; not
+    those of the timeline that its recovery began, which is later than `timeline`. What is about
+    transactions and the cluster as a whole stays behind and is removed with the rest.
     """
     server.data.mkdir(mode=0o700)
     server.account.own(server.data)
     for name in _FOLDERS:
         move_scratch(settled.data / name, server.data / name)
     _take_tablespaces(settled, server)
+    _take_wal(settled, server, timeline)
     (server.data / CONTROL_PATH).unlink()
     for place in (server.data, server.folder / "tablespaces"):
         for cache in place.rglob(_CACHE):
             cache.unlink()
     shutil.rmtree(settled.folder)
+
+
+def _take_wal(settled: ServerFolder, server: ServerFolder, timeline: int) -> None:
+    move_scratch(settled.data / _WAL, server.data / _WAL)
+    for path in list((server.data / _WAL).iterdir()):
+        is_old = is_segment_name(path.name) and int(path.name[:8], 16) <= timeline
+        if not is_old and not path.is_dir():
+            path.unlink()
 
 
 def _take_tablespaces(settled: ServerFolder, server: ServerFolder) -> None:

@@ -13,6 +13,7 @@ from functools import cached_property
 from pitr.postgres.index.rows import RowKind, Rows
 from pitr.postgres.index.wal_index import WalIndex
 from pitr.postgres.selection.by_wal import WalWindow, last_boundary, selector_of
+from pitr.postgres.wal.page import align
 from pitr.postgres.wal.record import RelationFile
 from pitr.postgres.wal.select import RecordSelector, Selection
 from pitr.postgres.wal.transaction import OPERATION_MASK, PREPARE
@@ -52,7 +53,13 @@ class IndexedWindow:
 
     @cached_property
     def last_boundary(self) -> int:
-        """Return what last_boundary returns."""
+        """Return what last_boundary returns; most targets are where a transaction ended."""
+        geometry, stop = self.window.geometry, self.window.stop
+        rows = next((rows for rows in reversed(self.system_rows) if len(rows)), None)
+        if rows is not None and rows["kind"][-1] == RowKind.RECORD:
+            end = geometry.position(rows["lsn"][-1]) + align(rows["length"][-1])
+            if geometry.end(end) <= stop <= geometry.start(end):
+                return geometry.start(end)
         return last_boundary(self.window)
 
 

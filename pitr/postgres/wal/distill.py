@@ -64,7 +64,7 @@ class DistilledSegment:
 
     number: int
     timeline: int
-    data: bytes
+    data: bytes | bytearray
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +220,7 @@ class _Writer:
         """Return the segment that is being written, as far as it goes."""
         last = (self._segment + 1) * self._geometry.segment_bytes - 1
         timeline = self._timeline_at(min(last, self._plan.stop))
-        return DistilledSegment(self._segment, timeline, bytes(self._buffer))
+        return DistilledSegment(self._segment, timeline, self._buffer)
 
     def fill(self, lsn: int) -> Iterator[DistilledSegment]:
         """Fill the gap up to an LSN; yield the segments that are complete."""
