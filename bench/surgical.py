@@ -2,7 +2,8 @@
 
 The same table of orders with the same changes each time; pgbench's tables and their WAL are what
 grows. Three ways to the same LSN, each from its own archive of the same life: `pitr restore`,
-PostgreSQL's full recovery from a copy of a plain base backup, and pgBackRest where it is installed.
+PostgreSQL's full recovery from a copy of a plain base backup, and pgBackRest where it is installed,
+of all databases and of the one alone. pitr comes between the others, and its median counts.
 Processor time is that of all processes of a way; other work on the machine does not lengthen it.
 """
 
@@ -15,8 +16,9 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from statistics import median
 
 import psycopg
 
@@ -25,6 +27,7 @@ from bench.world import Size, folder_bytes, pitr, say
 from pitr.archive.archive import open_archive
 from pitr.archive.local import LocalStore
 from pitr.postgres.capture.push import push_file
+from pitr.postgres.index.compaction import compact_index
 from pitr.postgres.index.upkeep import complete_index
 from pitr.postgres.replay.server import server_account
 from pitr.postgres.wal_store.archive import WalArchive
@@ -35,23 +38,24 @@ _STEPS = (1, 4, 16)
 _ORDERS = 50_000
 _STANZA, _CONFIGURATION = "bench", "pgbackrest.conf"
 _PITR, _FULL, _PEER = "pitr restore", "full recovery by PostgreSQL", "pgBackRest restore"
+_PEER_PART = "pgBackRest restore --db-include"
 
 
 @dataclass(frozen=True, slots=True)
-class _Way:
+class Way:
     """What one way took until the table could be asked."""
 
     seconds: float
     cpu_seconds: float
-    bytes_read: int
-    disk_bytes: int
+    bytes_read: float
+    disk_bytes: float
 
 
 @dataclass(frozen=True, slots=True)
-class _Measured:
+class Measured:
     cluster_bytes: int
     wal_bytes: int
-    ways: Mapping[str, _Way]
+    ways: Mapping[str, Way]
 
 
 def run(size: Size) -> Result:
@@ -86,7 +90,7 @@ def run(size: Size) -> Result:
     return Result([Table(title, columns, rows, note)], aims, bars)
 
 
-def _row(one: _Measured, name: str, way: _Way) -> list[str]:
+def _row(one: Measured, name: str, way: Way) -> list[str]:
     pitr_way = one.ways[_PITR]
     return [
         bytes_text(one.cluster_bytes),
@@ -121,6 +125,41 @@ def _folder() -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder)
+
+
+def _measure(bytes_besides: int) -> Measured:
+    with _folder() as folder:
+        life = record(folder, bytes_besides)
+        push(life)
+        return measure(life)
+
+
+def measure(life: Life) -> Measured:
+    """Take each way back, the own one before each of the others and at the end."""
+    others: dict[str, Callable[[], tuple[int, int]]] = {_FULL: lambda: _full(life)}
+    if life.has_peer:
+        others[_PEER] = lambda: _peer(life)
+        others[_PEER_PART] = lambda: _peer(life, f"--db-include={_DATABASES[0]}")
+    _surgical(life)  # so that nobody pays for compiling Python
+    own, ways = [], {}
+    for name, way in others.items():
+        own.append(_timed(_PITR, lambda: _surgical(life)))
+        ways[name] = _timed(name, way)
+    own.append(_timed(_PITR, lambda: _surgical(life)))
+    # Of each measure the median, not those of one run: other work disturbs them differently.
+    middle = Way(*(median(getattr(way, field.name) for way in own) for field in fields(Way)))
+    sizes = (folder_bytes(life.folder / name) for name in ("base", "wal"))
+    return Measured(*sizes, {_PITR: middle, **ways})
+
+
+def _timed(name: str, work: Callable[[], tuple[int, int]]) -> Way:
+    before, began = os.times(), time.monotonic()
+    read, disk = work()
+    seconds, after = time.monotonic() - began, os.times()
+    way = Way(seconds, sum(after[:4]) - sum(before[:4]), read, disk)
+    load = os.getloadavg()[0]
+    say(f"{name}: {seconds_text(seconds)}, CPU {seconds_text(way.cpu_seconds)}, load {load:.1f}")
+    return way
 
 
 def record(folder: Path, bytes_besides: int) -> Life:
@@ -210,14 +249,17 @@ def push(life: Life) -> None:
     for path in sorted((life.folder / "wal").iterdir()):
         push_file(store, open_archive(store), path)
     complete_index(store, WalArchive(store))
+    while compact_index(store, now_us=time.time_ns() // 1000).merges:
+        pass  # a capture does one level every ten minutes
 
 
 # --- the ways back -------------------------------------------------------------------------------
 
 
 def _surgical(life: Life) -> tuple[int, int]:
-    say(_PITR)
     sidecars = life.folder / "sidecars"
+    for path in sidecars.iterdir():
+        shutil.rmtree(path)
     os.environ["PITR_SIDECAR_FOLDER"] = str(sidecars)
     words = ("-t", "orders", "--at", f"lsn:{life.stop}", "--no-compare")
     _, found = pitr(life.folder, "restore", *words)
@@ -226,7 +268,6 @@ def _surgical(life: Life) -> tuple[int, int]:
 
 
 def _full(life: Life) -> tuple[int, int]:
-    say(_FULL)
     copy = life.folder / "full" / "data"
     shutil.copytree(life.folder / "base", copy, symlinks=True)
     (copy / "recovery.signal").touch()
@@ -234,10 +275,10 @@ def _full(life: Life) -> tuple[int, int]:
     return read, _recover(life, copy, lambda _: f"cp {life.folder / 'wal'}/%f %p")
 
 
-def _peer(life: Life) -> tuple[int, int]:
-    say(_PEER)
+def _peer(life: Life, *options: str) -> tuple[int, int]:
     place = life.folder / "peer"
-    _run_peer(life.folder, "restore", f"--pg1-path={place}")
+    _empty(place)
+    _run_peer(life.folder, "restore", f"--pg1-path={place}", *options)
 
     def command(data: Path) -> str:
         return " ".join(_pgbackrest(life.folder, f"--pg1-path={data}", "archive-get", "%f", "%p"))
@@ -272,6 +313,13 @@ def _recover(life: Life, data: Path, restore_command: Callable[[Path], str]) -> 
                 time.sleep(0.02)
             else:
                 return folder_bytes(server.data)
+
+
+def _empty(folder: Path) -> None:
+    """Make a folder of the servers' user that is empty: a server took the last one away."""
+    folder.mkdir(exist_ok=True)
+    folder.chmod(0o700)
+    server_account("postgres").own(folder)
 
 
 def _configure_peer(folder: Path, server: Server) -> None:

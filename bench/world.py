@@ -157,7 +157,9 @@ def write(path: Path, seconds: float, rate: float, commits: int = sys.maxsize) -
 
 
 def _environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT)}
+    """Return the environment of a process of pitr: with bytecode that is kept, as pip leaves it."""
+    kept = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+    return {**kept, "PYTHONPATH": str(ROOT), "PYTHONPYCACHEPREFIX": str(CACHE / "bytecode")}
 
 
 def archive_of(folder: Path) -> Path:
