@@ -52,6 +52,9 @@ def site() -> Iterator[Site]:
             server.query("UPDATE orders SET t = t || 'y'")
             server.query("CREATE DATABASE copied STRATEGY FILE_COPY")
             server.query("CREATE TABLE orders AS SELECT 1 AS i", "copied")
+            server.query("CREATE DATABASE logged STRATEGY WAL_LOG")
+            server.query("CREATE TABLE orders AS SELECT 1 AS i", "logged")
+            server.query("CREATE DATABASE copied_again TEMPLATE copied STRATEGY FILE_COPY")
             stop = server.value("SELECT pg_current_wal_insert_lsn()::text")
             finish_wal(server)
             for path in sorted((folder / "wal").iterdir()):
@@ -155,24 +158,31 @@ def test_server_that_does_not_start_is_quoted(
     assert "initialized by PostgreSQL version 14" in done.err
 
 
-def test_database_made_by_copying_files_is_refused(
+def test_copy_of_a_database_made_by_copying_files_is_refused(
     site: Site, tmp_path: Path, places: dict[str, str]
 ) -> None:
-    """Exit 4: its files are in no backup and not in the WAL; other databases are not concerned."""
-    done = pitr(tmp_path, *words(site, "copied.public.orders"), **places)
+    """Exit 4 for a copy of a copy: redo finds the files of the first one, and of no second one."""
+    done = pitr(tmp_path, *words(site, "copied_again.public.orders"), **places)
 
     assert done.code == 4, done.err
-    assert "created after the base backup, by copying files" in told(done.err)[0]
+    assert "both made after the base backup" in told(done.err)[0]
 
 
-def test_other_database_than_one_made_by_copying_files_comes_back(
-    site: Site, tmp_path: Path
+@pytest.mark.parametrize(
+    ("table", "rows"), [("orders", 2000), ("copied.public.orders", 1), ("logged.public.orders", 1)]
+)
+def test_databases_beside_and_made_after_the_base_come_back(
+    site: Site, tmp_path: Path, table: str, rows: int
 ) -> None:
-    """Its creation is no obstacle to the others."""
+    """From plain files, and from an archive by its index."""
     with world_folder() as sidecars:
         places = {"PITR_STATE": str(tmp_path / "state"), "PITR_SIDECAR_FOLDER": str(sidecars)}
-        found = succeed(tmp_path, *words(site), "--json", **places).json
-    assert found["tables"][0]["rows"] == 2000
+        loose = succeed(tmp_path, *words(site, table), "--json", **places).json
+        at = ["-t", table, "--at", f"lsn:{site.stop}", "--no-compare", "--json"]
+        archive = str(site.folder / "archive")
+        found = succeed(tmp_path, "restore", "--archive", archive, *at, **places).json
+
+    assert loose["tables"][0]["rows"] == found["tables"][0]["rows"] == rows
 
 
 @contextmanager

@@ -76,7 +76,7 @@ def _is_needed(path: str, wanted: WantedFiles) -> bool:
         return wanted.has_shared
     database = int(match["database"] or match["elsewhere"])
     if match["number"] is None:
-        return wanted.has_shared and database == wanted.database
+        return wanted.has_shared and database in wanted.databases
     tablespace = int(match["tablespace"]) if match["tablespace"] else None
     return wanted.has_file(tablespace, database, int(match["number"]))
 

@@ -134,7 +134,8 @@ class CatalogState:
 
     `kin` are the tables that come along for the foreign keys of `tables`, and their partitions.
     `own_files` are those of all of them, `catalog_files` those of the database's catalogs, both as
-    (tablespace, number). `touched` are the transactions that wrote to the catalogs.
+    (tablespace, number). `touched` are the transactions that wrote to the catalogs, `templates`
+    what the database was copied from after the base backup.
     """
 
     database: str
@@ -146,6 +147,7 @@ class CatalogState:
     catalog_files: frozenset[tuple[int, int]]
     tablespaces: tuple[int, ...]
     touched: frozenset[int]
+    templates: frozenset[tuple[int, int]] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +238,9 @@ class Replay:
         wanted = _catalogs_of(at_rest, oid)
         for _ in range(_PASSES_MAX):
             selection = self._select(wanted)
+            if selection.templates - wanted.templates:
+                wanted = wanted.with_templates(selection.templates)
+                continue
             if missing := wanted.lacking(selection.mapped):
                 wanted = wanted.with_files(missing)
                 continue
@@ -249,7 +254,11 @@ class Replay:
                     request = _TableRequest(database, found, choose, kin or KinWish())
                     known = _ask(started.as_user(at_rest.superuser()), request)
                     self._settled = started.server
-                    return replace(known, touched=frozenset(selection.touched))
+                    return replace(
+                        known,
+                        touched=frozenset(selection.touched),
+                        templates=wanted.templates,
+                    )
             # A catalog was moved, or the name is of another database than it was in the base.
             wanted = wanted.with_files(missing) if missing else _catalogs_of(at_rest, found)
             oid = found
@@ -329,21 +338,28 @@ class Replay:
         settings: Mapping[str, str] | None = None,
     ) -> tuple[Selection, int]:
         """Make the data directory of pass 2; return what it needs of the WAL, and its bytes."""
-        if self._has_taken_catalogs(server):
+        if self._has_taken_catalogs(server, catalogs):
             files = catalogs.own_files - catalogs.catalog_files
             wanted = WantedFiles(catalogs.oid, files, has_shared=False)
         else:
-            wanted = WantedFiles(catalogs.oid, catalogs.own_files | catalogs.catalog_files)
+            wanted = WantedFiles(
+                catalogs.oid,
+                catalogs.own_files | catalogs.catalog_files,
+                templates=catalogs.templates,
+            )
         selection = self._select(wanted, catalogs.touched)
         places = catalogs.tablespaces
         return selection, self._build(server, wanted, selection, places, settings)
 
-    def _has_taken_catalogs(self, server: ServerFolder) -> bool:
-        """Take the catalogs of pass 1 into a new server's folder, where they are good for that."""
+    def _has_taken_catalogs(self, server: ServerFolder, catalogs: CatalogState) -> bool:
+        """Take the catalogs of pass 1 into a new server's folder, where they are good for that.
+
+        Not those of a database that is copied as a whole when its creation is replayed.
+        """
         settled, self._settled = self._settled, None
         if settled is None:
             return False
-        if is_settled(settled, self._stop.lsn.value):
+        if not catalogs.templates and is_settled(settled, self._stop.lsn.value):
             take_over(settled, server, self._stop.timeline)
             return True
         shutil.rmtree(settled.folder)
@@ -363,9 +379,10 @@ class Replay:
                 detail=f"The WAL up to {self._stop.lsn} does not record that the backup ended.",
                 hint="Choose a later target, or an earlier base backup.",
             )
-        if selection.template is not None:
+        at_rest = CatalogsAtRest.of_base(self._source.base)
+        if not all(at_rest.database_place(template) for _, template in selection.templates):
             raise ArchiveLacks(
-                "the database was created after the base backup, by copying files",
+                "the database is a copy of files of another one, both made after the base backup",
                 detail="The WAL says that its files were copied, and not what was in them.",
                 hint="Choose a later base backup; 'pitr backup' takes one.",
             )

@@ -18,7 +18,12 @@ from pitr.postgres.wal.record import RelationFile
 from pitr.postgres.wal.select import RecordSelector, Selection
 from pitr.postgres.wal.transaction import OPERATION_MASK, PREPARE
 from pitr.postgres.wal.versions import RM_XACT
-from pitr.postgres.wal.wanted import DEFAULT_TABLESPACE, GLOBAL_TABLESPACE, WantedFiles
+from pitr.postgres.wal.wanted import (
+    DEFAULT_TABLESPACE,
+    FIRST_USER_OID,
+    GLOBAL_TABLESPACE,
+    WantedFiles,
+)
 from pitr.vocabulary.position import Lsn
 
 # Resource managers of records without a relation file of which some are needed, besides ends of
@@ -134,8 +139,11 @@ def _files(
     database = wanted.database or 0
     for tablespace, number in wanted.files:
         yield RelationFile(tablespace, database, number)
+        for elsewhere, template in wanted.templates:
+            yield RelationFile(elsewhere, template, number)
     for number in selection.shared_mapped if wanted.has_shared else ():
         yield RelationFile(GLOBAL_TABLESPACE, 0, number)
+    catalogs: set[int] = set()
     for path in paths:
         match = _RELATION.match(path)
         if match is None:
@@ -149,3 +157,10 @@ def _files(
         tablespace = int(match["tablespace"] or DEFAULT_TABLESPACE)
         if wanted.has_file(tablespace, of, number):
             yield RelationFile(tablespace, of, number)
+        if number < FIRST_USER_OID:
+            catalogs.add(number)
+    # Every database has those of initdb, also one that is not in the base.
+    for tablespace, of in selection.created:
+        for number in catalogs:
+            if wanted.has_file(tablespace, of, number):
+                yield RelationFile(tablespace, of, number)

@@ -80,7 +80,8 @@ class Selection:
     `runs` and `redo_points` are for `distill`. `backup_end` is where the end of the base backup was
     recorded. `mapped` are files that mapped catalogs of the database were given,
     `shared_mapped` those of shared catalogs.
-    `template` is the database whose files the wanted one was copied from, inside the stretch.
+    `created` is where the wanted database was made inside the stretch, as (tablespace, database),
+    `templates` are those that its files were copied from.
     `touched` are the transactions that wrote what is wanted.
     The setting is the largest that the source had.
     """
@@ -91,7 +92,8 @@ class Selection:
     kept_records: int = 0
     scanned_records: int = 0
     backup_end: int | None = None
-    template: int | None = None
+    created: set[tuple[int, int]] = field(default_factory=set)
+    templates: set[tuple[int, int]] = field(default_factory=set)
     mapped: set[tuple[int, int]] = field(default_factory=set)
     shared_mapped: set[int] = field(default_factory=set)
     touched: set[int] = field(default_factory=set)
@@ -152,13 +154,13 @@ class RecordSelector:
 
     def _with_wanted_blocks(self, scan: Scan) -> Iterator[int]:
         blocks, wanted = scan.blocks, self._wanted
-        database, numbers = wanted.database, self._numbers
+        databases, numbers = wanted.databases, self._numbers
         limit = FIRST_USER_OID if wanted.has_catalogs else 0
         places = zip(
             blocks.record, blocks.tablespace, blocks.database, blocks.relation, strict=True
         )
         for row, tablespace, of, number in places:
-            if of == database:
+            if of in databases:
                 if (number < limit or number in numbers) and wanted.has_file(
                     tablespace, of, number
                 ):
@@ -179,9 +181,14 @@ class RecordSelector:
                     self.selection.shared_mapped |= numbers
                 elif update.database == self._wanted.database:
                     self.selection.mapped |= {(update.tablespace, number) for number in numbers}
-                return self._wanted.has_shared and update.database in (0, self._wanted.database)
+                return self._wanted.has_shared and (
+                    not update.database or update.database in self._wanted.databases
+                )
             case DatabaseCreated() as created if created.database == self._wanted.database:
-                self.selection.template = created.template[0] if created.template else None
+                self.selection.created.add((created.tablespace, created.database))
+                if created.template:
+                    database, tablespace = created.template
+                    self.selection.templates.add((tablespace, database))
                 return self._wanted.has_shared
             case DatabaseDropped(database=database):
                 return self._wanted.has_shared and database == self._wanted.database
