@@ -28,6 +28,7 @@ from pitr.postgres.live.connection import connect
 from pitr.postgres.merge.kin import Classifier
 from pitr.postgres.merge.plan import PlanRequest, make_plan
 from pitr.postgres.replay.definition_dump import dump_definitions
+from pitr.postgres.replay.server import find_binaries
 from pitr.postgres.tables.name import TableName
 from pitr.recovery.folder import RecoveredTable, Recovery, new_recovery
 from pitr.recovery.merges import read_merge
@@ -137,10 +138,16 @@ class RepairWorld:
                 columns={table_name(t): columns for t in tables} if columns else {},
                 define=partial(
                     dump_definitions,
-                    self.server.bin / "pg_dump",
+                    self._pg_dump(),
                     {**os.environ, **self.server.environment(before)},
+                    None,
                 ),
             )
+
+    def _pg_dump(self) -> Path:
+        """Return the server's own; 13 comes without one, and 15's can tell of it."""
+        own = self.server.bin / "pg_dump"
+        return own if own.exists() else find_binaries(15, chosen=None).path("pg_dump")
 
     def diff(self, before: str, *tables: str, limits: Limits | None = None, **how: Any) -> Diff:
         """Compare, and return all rows."""

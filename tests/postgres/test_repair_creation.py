@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -197,3 +197,39 @@ def test_t26_dropped_partition_is_made_and_attached(world: RepairWorld) -> None:
     assert done.code == 0, (done.error and done.error.detail, done.result)
     assert world.image() == was
     assert world.run(indexes) == valid
+
+
+@pytest.mark.every_major
+def test_creation_on_the_oldest_and_the_newest_version(
+    shared_servers: Callable[[int], Server], major: int, tmp_path: Path
+) -> None:
+    """pg_dump says it otherwise in each, as NOT NULL with a name since 18."""
+    world = RepairWorld(shared_servers(major), tmp_path)
+    try:
+        world.run(
+            "CREATE SCHEMA shop",
+            "CREATE TYPE shop.mood AS ENUM ('good', 'so so')",
+            "CREATE TABLE shop.makers (id int PRIMARY KEY)",
+            "CREATE TABLE shop.goods (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, m shop.mood,"
+            " maker int NOT NULL REFERENCES shop.makers, n serial NOT NULL, t text DEFAULT 'x',"
+            " twice int GENERATED ALWAYS AS (maker * 2) STORED, CHECK (maker > 0))",
+            "CREATE UNIQUE INDEX ON shop.goods (t, id) WHERE n > 0",
+            "INSERT INTO shop.makers VALUES (1), (2)",
+            "INSERT INTO shop.goods (m, maker) SELECT 'good', 1 FROM generate_series(1, 9)",
+            "CREATE TABLE shop.days (d date, i int, PRIMARY KEY (d, i)) PARTITION BY RANGE (d)",
+            "CREATE TABLE shop.may PARTITION OF shop.days FOR VALUES FROM ('2026-05-01') TO"
+            " ('2026-06-01')",
+            "INSERT INTO shop.days SELECT '2026-05-05', i FROM generate_series(1, 5) i",
+        )
+        was, rows = world.run(DEFINITIONS), world.image()
+        before = world.mark()
+        world.run("DROP TABLE shop.goods, shop.may")
+        image = world.image()
+        done = world.merge(before, "shop.goods", "shop.days", create_missing=True)
+        assert done.code == 0, (done.error and done.error.detail, done.result)
+        assert world.run(DEFINITIONS) == was
+        assert not world.changed_since(rows)
+        assert world.undo(done.merge).code == 0
+        assert not world.changed_since(image)
+    finally:
+        world.close()

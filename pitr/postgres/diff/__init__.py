@@ -2,5 +2,5 @@
 
 Import order inside the package:
     chosen_columns
-    copying, drift → alignment → states → candidates → staging → classified → attribution
+    copying, drift → alignment → wide → states → candidates → staging → classified → attribution
 """

@@ -20,6 +20,7 @@ from pitr.postgres.tables.session import Connection, rows_of
 
 _BUCKETS_MIN, _BUCKETS_MAX = 1 << 10, 1 << 18
 _HASHES_RECORDS = 140_000
+_RECORD_COLUMNS_MAX = 1664  # MaxTupleAttributeNumber
 _NUMERIC = 1700
 _WHOLE_NUMBERS = {"int2", "int4", "int8"}
 Sums = dict[int, tuple[int, str]]
@@ -98,8 +99,10 @@ def _row_hash(connection: Connection, table: AlignedTable, state: str) -> str:
     records have none, and the text of the record is seven times as slow.
     """
     values = ", ".join(table.taken(state))
-    if connection.info.server_version >= _HASHES_RECORDS and _has_texts(table):
-        return f"hash_record_extended(ROW({', '.join(_hashed(table, state))}), 0)"
+    hashed = _hashed(table, state)
+    can_hash = connection.info.server_version >= _HASHES_RECORDS and _has_texts(table)
+    if can_hash and len(hashed) <= _RECORD_COLUMNS_MAX:
+        return f"hash_record_extended(ROW({', '.join(hashed)}), 0)"
     return f'hashtextextended((ROW({values})::text) COLLATE "C", 0)'
 
 

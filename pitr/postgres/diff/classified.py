@@ -17,13 +17,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
+from typing import Any
 
 from pitr.diff.sql import POSTGRES, RowSource, class_sql
 from pitr.postgres.diff.alignment import AFTER, ALIASES, BEFORE, LIVE, AlignedTable
 from pitr.postgres.diff.candidates import Buckets, Limits, find_candidates
 from pitr.postgres.diff.staging import stage
 from pitr.postgres.diff.states import States, align_table
+from pitr.postgres.diff.wide import WIDE, is_wide, wide_column, wide_columns, wide_live, wide_source
 from pitr.postgres.tables.definition import Creation
 from pitr.postgres.tables.name import TableName
 from pitr.postgres.tables.session import Connection, rows_of, run
@@ -32,6 +34,7 @@ from pitr.vocabulary.drift import SchemaDrift
 from pitr.vocabulary.row_class import RowClass
 
 _FETCHED_ROWS = 500
+_WHOLE_NUMBERS = ("int2", "int4", "int8", "oid")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,7 +160,7 @@ def _warnings(table: AlignedTable, where: str | None) -> tuple[str, ...]:
 
 def _by_key(table: AlignedTable, where: str | None) -> str:
     """Return the SELECT that classifies: a join of the staged states, and live looked up by key."""
-    width = range(len(table.key))
+    width, wide = range(len(table.key)), is_wide(table)
     present = {state: f"({alias}.k0 IS NOT NULL)" for state, alias in ALIASES.items()}
     sources = {state: RowSource(ALIASES[state], present[state]) for state in ALIASES}
     found = class_sql(
@@ -165,7 +168,7 @@ def _by_key(table: AlignedTable, where: str | None) -> str:
         before=sources[BEFORE],
         after=sources[AFTER] if table.after_known else None,
         live=sources[LIVE],
-        dialect=POSTGRES,
+        dialect=WIDE if wide else POSTGRES,
         judged=None if table.judged is None else {f"c{at}" for at in table.judged},
     )
     masks = [
@@ -173,18 +176,24 @@ def _by_key(table: AlignedTable, where: str | None) -> str:
         for repair, touched in zip(found.repair, found.touched, strict=True)
     ]
     keys = [f"CASE WHEN {present[BEFORE]} THEN b.k{at} ELSE a.k{at} END" for at in width]
-    joined = table.source(BEFORE)
+    source = partial(wide_source, table) if wide else table.source
+    joined = source(BEFORE)
     if table.after_known:
         how = "LEFT" if where is not None else "FULL"
-        joined += f" {how} JOIN {table.source(AFTER)} ON {table.match('b.k{at}', 'a.k{at}')}"
+        joined += f" {how} JOIN {source(AFTER)} ON {table.match('b.k{at}', 'a.k{at}')}"
         live_keys = " AND ".join(f"l.k{at} = ({key})" for at, key in enumerate(keys))
     else:
         keys = [f"b.k{at}" for at in width]
         live_keys = table.match("l.k{at}", "b.k{at}")
-    joined += f" LEFT JOIN {table.source(LIVE)} ON {live_keys}"
+    if wide:
+        joined += f" LEFT JOIN LATERAL {wide_live(table, keys)} ON TRUE"
+        joined += wide_columns("bal" if table.after_known else "bl")
+    else:
+        joined += f" LEFT JOIN {table.source(LIVE)} ON {live_keys}"
     named = ", ".join(f"{key} AS key_{at}" for at, key in enumerate(keys))
     mask = balanced(masks, "||") if masks else "''"
     inner = f"SELECT {named}, {found.row_class} AS class, {mask} AS mask FROM {joined}"
+    inner += " OFFSET 0" if wide else ""  # so that no row is sorted with its columns
     order = ", ".join(f"key_{at}" for at in width)
     return (
         f"SELECT row_number() OVER (ORDER BY {order}) AS n, {order}, class, mask,"
@@ -281,15 +290,31 @@ def _key_statement(table: ClassifiedTable) -> str:
     for state in states:
         alias = ALIASES[state]
         taken += [f"({alias}.k0 IS NOT NULL)"]
-        taken += [_shown(f"{alias}.c{at}", c.carried) for at, c in enumerate(aligned.columns)]
         match = aligned.match(f"{alias}.k{{at}}", "r.key_{at}")
+        if is_wide(aligned):
+            texts = [f"{wide_column(alias, at)}::text" for at in range(len(aligned.columns))]
+            taken.append(f"ARRAY[{', '.join(texts)}]::text[]")
+            keys = [f"r.key_{at}" for at in range(len(aligned.key))]
+            joined += " LEFT JOIN " + (
+                f"LATERAL {wide_live(aligned, keys)} ON TRUE"
+                if state == LIVE
+                else f"{wide_source(aligned, state)} ON {match}"
+            )
+            continue
+        taken += [_shown(f"{alias}.c{at}", c.carried) for at, c in enumerate(aligned.columns)]
         joined += f" LEFT JOIN {aligned.source(state)} ON {match}"
+    if is_wide(aligned):
+        joined += wide_columns(ALIASES[state] for state in states)
+        named = [f"{value} AS v{at}" for at, value in enumerate(taken)]
+        inner = f"SELECT r.n, {', '.join(named)} FROM {table.rows_table} AS r{joined} OFFSET 0"
+        shown = ", ".join(f"r.v{at}" for at in range(len(taken)))
+        return f"SELECT {shown} FROM (SELECT v0 AS class, * FROM ({inner}) AS i) AS r"
     return f"SELECT {', '.join(taken)} FROM {table.rows_table} AS r{joined}"
 
 
 def _shown(value: str, carried: str) -> str:
     """Return a value as a diff shows it: a whole number, or the text of anything else."""
-    return value if carried in ("int2", "int4", "int8", "oid") else f"({value})::text"
+    return value if carried in _WHOLE_NUMBERS else f"({value})::text"
 
 
 def _diff_row(table: ClassifiedTable, row: Row) -> DiffRow:
@@ -300,7 +325,10 @@ def _diff_row(table: ClassifiedTable, row: Row) -> DiffRow:
     images: dict[str, Row | None] = {}
     at = 2 + size
     for state in (BEFORE, AFTER, LIVE):
-        if state in table.aligned.sides:
+        if state in table.aligned.sides and is_wide(table.aligned):
+            images[state] = _numbered(table, row[at + 1]) if row[at] else None
+            at += 2
+        elif state in table.aligned.sides:
             images[state] = row[at + 1 : at + 1 + width] if row[at] else None
             at += 1 + width
     return DiffRow(
@@ -310,6 +338,14 @@ def _diff_row(table: ClassifiedTable, row: Row) -> DiffRow:
         before=images.get(BEFORE),
         after=images.get(AFTER),
         live=images.get(LIVE),
+    )
+
+
+def _numbered(table: ClassifiedTable, texts: Any) -> Row:
+    """Return the values of a row that came as an array of texts."""
+    return tuple(
+        int(text) if text is not None and column.carried in _WHOLE_NUMBERS else text
+        for column, text in zip(table.aligned.columns, texts, strict=True)
     )
 
 

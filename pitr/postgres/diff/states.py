@@ -13,13 +13,12 @@ from dataclasses import dataclass, field
 
 from pitr.errors import PrivilegeMissing, SourceUnusable, TableUnknown
 from pitr.postgres.diff.alignment import AlignedTable, align
+from pitr.postgres.diff.wide import check_width
 from pitr.postgres.tables.definition import Table
 from pitr.postgres.tables.name import TableName, quoted
 from pitr.postgres.tables.reading import read_table
 from pitr.postgres.tables.session import Connection, begin, is_open, reading, run, value_of
 
-# MaxTupleAttributeNumber, less some of our own.
-_JOINED_COLUMNS_MAX = 1650
 _PERSISTENCE = {"u": "an unlogged table", "t": "a temporary table"}
 _KINDS = {
     "v": "a view",
@@ -103,21 +102,8 @@ def align_table(states: States, index: int, name: TableName) -> AlignedTable:
         after_known=states.after is not None,
         chosen=states.columns.get(name),
     )
-    _check_width(found)
+    check_width(found)
     return found
-
-
-def _check_width(table: AlignedTable) -> None:
-    """Raise SourceUnusable for more columns than PostgreSQL can join the states of."""
-    states = 2 + table.after_known
-    width = len(table.key) + max(len(side.columns) for side in table.sides.values())
-    if width * states > _JOINED_COLUMNS_MAX:
-        raise SourceUnusable(
-            f"{table.name} has too many columns to be compared: {width}",
-            detail=f"PostgreSQL joins rows of up to {_JOINED_COLUMNS_MAX} columns, and there are"
-            f" {states} states of each row.",
-            hint="The sidecar has its rows: ask it with 'pitr recoveries sql' or psql.",
-        )
 
 
 def check_readable(connection: Connection, table: Table) -> None:

@@ -29,6 +29,7 @@ from pitr.vocabulary.plan import Blocker, BlockerKind, Resolution
 from pitr.vocabulary.row_class import Action, RowClass
 
 NUMBER = '"pitr n"'
+_COLUMNS_MAX = 1600  # MaxHeapAttributeNumber
 _WRITING = (Action.INSERT, Action.UPDATE, Action.DELETE)
 
 
@@ -85,6 +86,21 @@ class PlannedTable:
         return f"pg_temp.pitr_become_{self.aligned.index}"
 
     @property
+    def is_numbered(self) -> bool:
+        """Return whether that table has a column for numbers: no table has more than 1600."""
+        return len(self.live.columns) < _COLUMNS_MAX
+
+    @property
+    def becomes(self) -> str:
+        """Return what stands behind FROM, before its alias, for those rows with their numbers."""
+        if self.is_numbered:
+            return self.become
+        return (
+            f"(SELECT y.*, o.n AS {NUMBER} FROM {self.become} AS y JOIN {self.rows} AS o"
+            f" ON {self.same_key('o', 'y')})"
+        )
+
+    @property
     def insert_columns(self) -> tuple[str, ...]:
         """Return the live names of what an insert gives values to, each once."""
         shared = (*self.aligned.key, *self.aligned.columns)
@@ -130,7 +146,7 @@ class PlannedTable:
 
     def becoming(self, alias: str = "x", rows: str = "r") -> str:
         """Return the join that finds `x` of `r`, for rows that are inserted or updated."""
-        return f"JOIN {self.become} AS {alias} ON {alias}.{NUMBER} = {rows}.n"
+        return f"JOIN {self.becomes} AS {alias} ON {alias}.{NUMBER} = {rows}.n"
 
     def masks(self, connection: Connection) -> list[str]:
         """Return the different masks of the rows that are updated."""

@@ -40,7 +40,8 @@ def rehearse(connection: Connection, table: PlannedTable, resolution: Resolution
     name = table.become.partition(".")[2]
     like = f"LIKE {table.live.name.sql} INCLUDING CONSTRAINTS INCLUDING GENERATED"
     run(connection, f"DROP TABLE IF EXISTS {table.become}")
-    run(connection, f"CREATE TEMP TABLE {name} ({like}, {NUMBER} bigint) ON COMMIT DROP")
+    numbered = f", {NUMBER} bigint" if table.is_numbered else ""
+    run(connection, f"CREATE TEMP TABLE {name} ({like}{numbered}) ON COMMIT DROP")
     for column in table.added():
         if column.not_null and _default(column) is None:  # one without a value is told as drift
             run(
@@ -115,7 +116,7 @@ def _says(error: psycopg.Error) -> str:
 
 def _insertion(table: PlannedTable) -> str:
     """Return the statement that fills `x` with rows to be inserted, up to its condition."""
-    names, taken = [NUMBER], ["r.n"]
+    names, taken = ([NUMBER], ["r.n"]) if table.is_numbered else ([], [])
     aligned = table.aligned
     if table.keyless:
         for at, shared in enumerate(aligned.columns):
@@ -172,7 +173,7 @@ def _default(column: Column) -> str | None:
 
 def _updated(table: PlannedTable) -> str:
     """Return the statement that fills `x` with rows to be updated, up to its condition."""
-    names, taken = [NUMBER], ["r.n"]
+    names, taken = ([NUMBER], ["r.n"]) if table.is_numbered else ([], [])
     places = {column.name: at for at, column in enumerate(table.aligned.columns)}
     for column in table.live.plain_columns:
         value = f"l.{quoted(column.name)}"
@@ -221,7 +222,7 @@ def without_partition(
     use_own_path(connection)
     found = rows_of(
         connection,
-        f"SELECT {NUMBER} FROM {table.become} AS {quoted(table.live.name.name)}"
+        f"SELECT {NUMBER} FROM {table.becomes} AS {quoted(table.live.name.name)}"
         f" WHERE NOT ({balanced(takes, 'OR') if takes else 'FALSE'})",
     )
     pin(connection)
@@ -257,7 +258,7 @@ def missing_objects(
         )
         if were:
             listed = ", ".join(str(oid) for (oid,) in were)
-            chosen = f"SELECT {NUMBER} FROM {table.become} AS x"
+            chosen = f"SELECT {NUMBER} FROM {table.becomes} AS x"
             chosen += f" WHERE (x.{quoted(column.name)})::oid IN ({listed})"
             detail = f"{column.name} names large objects that are gone"
             found += table.refuse(

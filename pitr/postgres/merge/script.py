@@ -17,6 +17,7 @@ from pitr.postgres.tables.session import Connection, rows_of
 from pitr.vocabulary.row_class import Action
 
 ROWS_MAX = 1000
+_COLUMNS_MAX = 1600  # both images of a row are read by one SELECT
 
 _HEAD = """\
 -- Made by pitr; fingerprint {fingerprint}.
@@ -46,6 +47,8 @@ def script_of(
     rows = sum(table.count(connection, table.acting()) for table in written)
     if not rows or rows > ROWS_MAX or any(table.keyless for table in written):
         return None
+    if any(2 * len(table.live.columns) > _COLUMNS_MAX for table in written):
+        return None  # a script of such rows is nothing that anybody reads
     lines = [_closed(one) for creation in creations for one in creation.statements]
     lines += [line for table in reversed(written) for line in _deletes(connection, table)]
     lines += [line for table in written for line in _updates(connection, table)]

@@ -72,7 +72,7 @@ def _live(table: PlannedTable, columns: Sequence[str]) -> str:
     joined = f"{table.live.source} AS l"
     if not columns:
         return f"SELECT FROM {joined} WHERE {table.same_key()}"
-    x = f"JOIN {table.become} AS x ON {_equal(table, columns)}"
+    x = f"JOIN {table.becomes} AS x ON {_equal(table, columns)}"
     return f'SELECT FROM {joined} {x} WHERE {table.same_key()} AND x."pitr n" = r.n'
 
 
