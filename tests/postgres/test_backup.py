@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import threading
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -231,7 +232,7 @@ def test_images_are_found_in_the_wal_of_the_archive_and_of_the_server(server: Se
         with closing(connect_replication(server.url())) as sender:
             found = blocks_in_wal(
                 store, sender, named.values(), begin, end,
-                timeline=1, major=15, segment_bytes=16 << 20,
+                timeline=1, major=server.major, segment_bytes=16 << 20,
             )  # fmt: skip
             # From the archive nothing was asked of the server: the connection is as it was.
             assert (sender.pgconn.status == ConnStatus.OK) == (store is full)
@@ -241,8 +242,9 @@ def test_images_are_found_in_the_wal_of_the_archive_and_of_the_server(server: Se
 def change_when_copying(server: Server, table: str, block: int) -> None:
     """Change a row of a block once the server sends its files."""
     copying = "SELECT count(*) FROM pg_stat_progress_basebackup WHERE phase ~ 'streaming'"
+    deadline = time.monotonic() + 60
     while not server.value(copying):
-        pass
+        assert time.monotonic() < deadline
     server.query(f"UPDATE {table} SET x = 'y' WHERE ctid = '({block},1)'")
 
 
