@@ -50,7 +50,8 @@ class PageRule(NamedTuple):
 
 
 class _Chunk(NamedTuple):
-    raw: bytearray
+    parts: list[memoryview]
+    size: int
     rule: PageRule | None
     file: int
 
@@ -94,10 +95,13 @@ class ChunkWriter:
         self._batch_bytes = 0
         self._pack: _OpenPack | None = None
 
-    def put(self, raw: bytearray, file: int, rule: PageRule | None) -> None:
-        """Take the next chunk. Waits while workers or store are behind. Raises StoreUnusable."""
-        self._batch.append(_Chunk(raw, rule, file))
-        self._batch_bytes += len(raw)
+    def put(self, parts: list[memoryview], size: int, file: int, rule: PageRule | None) -> None:
+        """Take the next chunk, in parts that stay as they are. Raises StoreUnusable.
+
+        Waits while workers or store are behind.
+        """
+        self._batch.append(_Chunk(parts, size, rule, file))
+        self._batch_bytes += size
         if self._batch_bytes >= _BATCH_BYTES or len(self._batch) >= _BATCH_CHUNKS_MAX:
             self._send()
 
@@ -138,7 +142,8 @@ class ChunkWriter:
         return list(map(self._chunk, batch))
 
     def _chunk(self, chunk: _Chunk) -> _Done:
-        raw, rule, _ = chunk
+        raw, rule = b"".join(chunk.parts), chunk.rule
+        chunk.parts.clear()
         if raw == (_ZEROS if len(raw) == CHUNK_BYTES else _ZEROS[: len(raw)]):
             return _Done(None, None, [])
         damaged = []
@@ -171,7 +176,7 @@ class ChunkWriter:
         place = self._known.use(done.digest)
         if place is None:
             assert done.frame is not None
-            self._add(done.digest, done.frame, len(chunk.raw))
+            self._add(done.digest, done.frame, chunk.size)
             place = self._known.use(done.digest)
             assert place is not None
         return ChunkPlace(*place, done.digest)

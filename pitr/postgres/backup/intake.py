@@ -48,7 +48,8 @@ class _OpenFile:
     size: int
     is_relation: bool
     first_block: int
-    chunk: bytearray = field(default_factory=bytearray)
+    parts: list[memoryview] = field(default_factory=list)  # of the chunk at hand
+    filled: int = 0
     chunks_sent: int = 0
     checksum: int = 0
 
@@ -158,10 +159,11 @@ class Intake:
     def _take_content(self, file: _OpenFile, data: memoryview) -> None:
         file.checksum = crc32c(bytes(data), file.checksum)
         while data:
-            room = CHUNK_BYTES - len(file.chunk)
-            file.chunk += data[:room]
-            data = data[room:]
-            if len(file.chunk) == CHUNK_BYTES:
+            part = data[: CHUNK_BYTES - file.filled]
+            file.parts.append(part)
+            file.filled += len(part)
+            data = data[len(part) :]
+            if file.filled == CHUNK_BYTES:
                 self._send_chunk(file)
 
     def _send_chunk(self, file: _OpenFile) -> None:
@@ -170,15 +172,15 @@ class Intake:
             block_size = self._layout.block_size
             first = file.first_block + file.chunks_sent * (CHUNK_BYTES // block_size)
             rule = PageRule(first, block_size, self.begun.start.value)
-        self._chunks.put(file.chunk, file.number, rule)
-        file.chunk = bytearray()
+        self._chunks.put(file.parts, file.filled, file.number, rule)
+        file.parts, file.filled = [], 0
         file.chunks_sent += 1
 
     def _end_file(self) -> None:
         file, self._file = self._file, None
         if file is None:
             return
-        if file.chunk:
+        if file.filled:
             self._send_chunk(file)
         # As the server writes it: the bytes of the number in memory, lowest first.
         checksum = file.checksum.to_bytes(4, "little").hex()

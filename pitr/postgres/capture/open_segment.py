@@ -19,7 +19,7 @@ from pitr.postgres.wal_store.object import (
     BLOCK_BYTES,
     WalBlock,
     WalHead,
-    compress_block,
+    compress_blocks,
     encode_blocks,
     encode_wal,
 )
@@ -27,6 +27,8 @@ from pitr.vocabulary.position import Lsn
 
 # Every 16th piece reaches back over the 15 before it, every 256th over 255, and so on.
 _PIECES = 16
+# What a worker compresses at once: handing it over costs as much as a part of a block.
+_BATCH_BLOCKS = 8
 
 
 class WalDiverged(Exception):
@@ -92,7 +94,8 @@ class OpenSegment:
         self._data = self._spares.pop() if self._spares else bytearray(name.segment_bytes)
         self._filled = 0
         self._header: SegmentHeader | None = None
-        self._blocks: list[Future[WalBlock]] = []
+        self._batches: list[Future[list[WalBlock]]] = []
+        self._batched = 0  # the blocks in them
         self._flushes = [0]
         self._pieces = [(0, key) for key in pieces]
         self._scan: Scan | None = None
@@ -191,14 +194,26 @@ class OpenSegment:
         """Take what fits into the segment, and return the rest."""
         taken = data[: self.name.segment_bytes - self._filled]
         filled = self._filled + len(taken)
-        self._data[self._filled : filled] = taken
+        memoryview(self._data)[self._filled : filled] = taken  # a bytearray itself would copy twice
         self._filled = filled
-        whole = memoryview(self._data)
-        while (len(self._blocks) + 1) * BLOCK_BYTES <= filled:
-            begin = len(self._blocks) * BLOCK_BYTES
-            block = whole[begin : begin + BLOCK_BYTES]
-            self._blocks.append(self._pool.submit(compress_block, block))
+        if self.is_full or filled >= (self._batched + _BATCH_BLOCKS) * BLOCK_BYTES:
+            self._compress()
         return data[len(taken) :]
+
+    def _compress(self) -> None:
+        """Have the blocks compressed that are whole and have not been."""
+        begin, end = self._batched, self._filled // BLOCK_BYTES
+        if begin < end:
+            raw = memoryview(self._data)[begin * BLOCK_BYTES : end * BLOCK_BYTES]
+            self._batches.append(self._pool.submit(compress_blocks, raw))
+            self._batched = end
+
+    def _compressed(self) -> list[WalBlock]:
+        """Return the blocks of what came so far; the last may be short. Waits for the pool."""
+        self._compress()
+        rest = memoryview(self._data)[self._batched * BLOCK_BYTES : self._filled]
+        last = compress_blocks(rest)
+        return [block for batch in self._batches for block in batch.result()] + last
 
     def flush(self) -> Stored | None:
         """Return a piece with all that has come since the last one; None when nothing has.
@@ -231,7 +246,7 @@ class OpenSegment:
         assert self.is_full
         self._check()
         head = self._head(0)
-        data = encode_blocks(head, [block.result() for block in self._blocks])
+        data = encode_blocks(head, self._compressed())
         return Stored(head.key, data, self.end, tuple(key for _, key in self._pieces))
 
     def _piece(self, begin: int) -> Stored:
@@ -243,11 +258,7 @@ class OpenSegment:
         if begin % BLOCK_BYTES:
             data = encode_wal(head, memoryview(self._data)[begin : self._filled])
         else:
-            blocks = [block.result() for block in self._blocks[begin // BLOCK_BYTES :]]
-            rest = memoryview(self._data)[len(self._blocks) * BLOCK_BYTES : self._filled]
-            if rest:
-                blocks.append(compress_block(rest))
-            data = encode_blocks(head, blocks)
+            data = encode_blocks(head, self._compressed()[begin // BLOCK_BYTES :])
         return Stored(head.key, data, self.end, useless)
 
     def _head(self, begin: int) -> WalHead:

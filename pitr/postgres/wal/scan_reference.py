@@ -76,6 +76,8 @@ _PLACE = struct.Struct("<IIII")
 # The header of a record, one block reference without an image, the head of short main data.
 _PLAIN = struct.Struct("<I4xQBBxxIBBH16xBB")
 _PLAIN_BYTES = _PLAIN.size
+# The header of a record without a block, the head of short main data.
+_BARE_BYTES = HEADER_BYTES + 2
 # What the checksum covers of a header: length, xid, prev, info, rmgr.
 _HEADER_PART = HEADER_BYTES - 4
 _PLAIN_FLAGS = HAS_IMAGE | HAS_DATA | SAME_RELATION
@@ -292,10 +294,10 @@ class _Run:
         return None
 
     def _plain_records(self, at: int, limit: int) -> int:
-        """Take records with one block, no image and short main data; return where others begin.
+        """Take records with one block, no image and short main data, and ends of transactions.
 
-        A short cut for most records of most workloads: everything that is unusual, and every
-        fault, is left to the steps that all records can take.
+        Returns where others begin. A short cut for most records of most workloads: everything that
+        is unusual, and every fault, is left to the steps that all records can take.
         """
         data, lsn, prev, plain = self.data, self.lsn, self.prev, self.plain
         headers, blocks, unpack = self.headers, self.blocks, _PLAIN.unpack_from
@@ -306,30 +308,36 @@ class _Run:
         while at <= last:
             o = at - lsn
             total, before, info, rmgr, crc, id_, flags, size, part, main = unpack(data, o)
-            if (
-                before != prev
-                or part != ID_DATA_SHORT
+            if before != prev or total > limit - at:
+                break
+            end = o + total
+            is_end = rmgr == RM_XACT and id_ == ID_DATA_SHORT and total == _BARE_BYTES + flags
+            if not is_end and (
+                part != ID_DATA_SHORT
                 or total != _PLAIN_BYTES + size + main
-                or total > limit - at
                 or flags & _PLAIN_FLAGS != (HAS_DATA if size else 0)
                 or id_ > BLOCK_ID_MAX
                 or not plain[rmgr]
             ):
                 break
-            end = o + total
             header = data[o : o + _HEADER_PART]
             if extend(value(data[o + HEADER_BYTES : end]), header) != crc:
                 break
             change = count = 0
-            if rmgr == RM_HEAP and info & HEAP_OPCODE in _UPDATES:
-                change, count = _UPDATE, 1
-            elif plain[rmgr] == _WITH_ROWS:
-                change, count = _row_change(rmgr, info & HEAP_OPCODE, data[end - main : end])
-                if change < 0:
-                    break
-            numbers(number)
+            if is_end:
+                self.kept += data[o:end]
+                self.kept_records.append(number)
+                self.kept_ends.append(len(self.kept))
+            else:
+                if rmgr == RM_HEAP and info & HEAP_OPCODE in _UPDATES:
+                    change, count = _UPDATE, 1
+                elif plain[rmgr] == _WITH_ROWS:
+                    change, count = _row_change(rmgr, info & HEAP_OPCODE, data[end - main : end])
+                    if change < 0:
+                        break
+                numbers(number)
+                blocks += data[o + HEADER_BYTES : o + _PLAIN_BYTES - 2]
             number += 1
-            blocks += data[o + HEADER_BYTES : o + _PLAIN_BYTES - 2]
             lsns(at)
             headers += header
             changes(change)

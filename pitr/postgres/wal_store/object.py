@@ -95,9 +95,14 @@ class WalBlock:
     digest: int
 
 
-def compress_block(raw: bytes | memoryview) -> WalBlock:
-    """Return one block of WAL. Safe in several threads at once; the GIL is free meanwhile."""
-    return WalBlock(_compressor().compress(raw), xxhash.xxh3_64_intdigest(raw))
+def compress_blocks(raw: memoryview) -> list[WalBlock]:
+    """Return the blocks of some WAL, of BLOCK_BYTES each but the last.
+
+    Safe in several threads at once; the interpreter lock is free most of the time.
+    """
+    compress, digest = _compressor().compress, xxhash.xxh3_64_intdigest
+    parts = (raw[at : at + BLOCK_BYTES] for at in range(0, len(raw), BLOCK_BYTES))
+    return [WalBlock(compress(part), digest(part)) for part in parts]
 
 
 def encode_blocks(head: WalHead, blocks: Sequence[WalBlock]) -> bytes:
@@ -124,9 +129,7 @@ def encode_blocks(head: WalHead, blocks: Sequence[WalBlock]) -> bytes:
 def encode_wal(head: WalHead, data: bytes | memoryview) -> bytes:
     """Return the object that holds `data`, the bytes [head.begin, head.end) of a segment."""
     assert len(data) == head.end - head.begin
-    view = memoryview(data)
-    begins = range(0, len(view), BLOCK_BYTES)
-    return encode_blocks(head, [compress_block(view[at : at + BLOCK_BYTES]) for at in begins])
+    return encode_blocks(head, compress_blocks(memoryview(data)))
 
 
 class WalObject:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -14,7 +15,7 @@ from pitr.postgres.wal_store.object import (
     BLOCK_BYTES,
     KIND,
     WalObject,
-    compress_block,
+    compress_blocks,
     encode_blocks,
     encode_wal,
 )
@@ -38,8 +39,10 @@ def test_range_of_piece_is_what_went_in(a: int, b: int, c: int, d: int) -> None:
 
 
 def test_bytes_follow_from_the_wal_alone() -> None:
-    """Blocks that were compressed one by one, as capture does, make the same object."""
-    blocks = [compress_block(WHOLE[at : at + BLOCK_BYTES]) for at in range(0, MIB, BLOCK_BYTES)]
+    """Blocks that were compressed some at a time, as capture does, make the same object."""
+    view = memoryview(WHOLE)
+    cuts = [0, BLOCK_BYTES, 4 * BLOCK_BYTES, MIB]
+    blocks = [block for low, high in pairwise(cuts) for block in compress_blocks(view[low:high])]
 
     assert encode_blocks(head(3), blocks) == DATA == encode_wal(head(3), bytearray(WHOLE))
     assert head(3).key == "wal/00000001/000000010000000000000003"
