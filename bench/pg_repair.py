@@ -21,15 +21,21 @@ from psycopg.rows import TupleRow
 
 from bench.report import Aim, Result, Table, seconds_text, times
 from bench.world import Size, say
+from pitr.archive.local import LocalStore
 from pitr.operations.postgres.merge import Run, run_plan
 from pitr.postgres.diff.classified import classify
-from pitr.postgres.diff.states import States, comparing
+from pitr.postgres.diff.states import PastWal, States, comparing
+from pitr.postgres.index.upkeep import complete_index
+from pitr.postgres.index.wal_index import WalIndex
 from pitr.postgres.live.connection import connect
+from pitr.postgres.live.flushed import flush_wal
 from pitr.postgres.merge.kin import Classifier
 from pitr.postgres.merge.plan import PlanRequest
 from pitr.postgres.tables.name import TableName
+from pitr.postgres.wal_store.folder import WalFolder
 from pitr.recovery.folder import RecoveredTable, Recovery, new_recovery
 from pitr.vocabulary.plan import MergeOptions
+from pitr.vocabulary.position import Lsn
 from pitr.vocabulary.row_class import RowClass
 from pitr.vocabulary.target import ResolvedTarget
 from tools.postgres_servers import Server
@@ -42,6 +48,8 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 _SETTINGS: dict[str, str | int | bool] = {
     "shared_buffers": "256MB",
     "max_wal_size": "4GB",
+    "wal_keep_size": "2GB",
+    "wal_recycle": False,
     "autovacuum": False,
 }
 _TABLE = (
@@ -72,10 +80,14 @@ class Spent:
 
 
 class Shop:
-    """A server with a database `live`, and one `before`, which is a copy of it."""
+    """A server with a database `live`, and one `before`, which is a copy of it.
+
+    `others` are servers whose time counts as well.
+    """
 
     def __init__(self, server: Server, rows: int) -> None:
         self.server = server
+        self.others: list[Server] = []
         server.query("CREATE DATABASE live")
         for statement in (*_TABLE, _FILL.format(rows=rows), "VACUUM ANALYZE orders"):
             server.query(statement, "live")
@@ -90,15 +102,15 @@ class Shop:
 
     def _processor(self) -> float:
         """Return the seconds that the server's processes and this one have worked."""
-        ticks = 0
+        ticks, servers = 0, {server.pid for server in (self.server, *self.others)}
         for stat in Path("/proc").glob("[0-9]*/stat"):
             try:
                 fields = stat.read_text().rpartition(")")[2].split()
             except OSError:
                 continue  # it has ended; its parent counts it
-            if int(stat.parent.name) == self.server.pid:
+            if int(stat.parent.name) in servers:
                 ticks += sum(map(int, fields[11:15]))
-            elif int(fields[1]) == self.server.pid:
+            elif int(fields[1]) in servers:
                 ticks += sum(map(int, fields[11:13]))
         return ticks / _TICKS + time.process_time()
 
@@ -229,37 +241,77 @@ def run_diff(size: Size) -> Result:
     """Measure diffs of tables in which a thousand rows are damaged, all over the table."""
     rows, aims = [], []
     for count in _COMPARED.get(size.name, _COMPARED["200MB"]):
-        joined, found = _compared(count)
-        waited, worked = found.wall / joined.wall, found.processor / joined.processor
-        rows.append(
-            [f"{count:,}", seconds_text(joined.wall), seconds_text(found.wall), times(waited),
-             times(worked)]
-        )  # fmt: skip
+        joined, hashed, narrowed = _compared(count)
+        for name, found in (("checksums", hashed), ("blocks by the WAL", narrowed)):
+            waited, worked = found.wall / joined.wall, found.processor / joined.processor
+            rows.append(
+                [f"{count:,}", name, seconds_text(joined.wall), seconds_text(found.wall),
+                 times(waited), times(worked)]
+            )  # fmt: skip
         what = f"PostgreSQL: diff of {count:,} rows to a full join"
         aims.append(Aim(what, max(waited, worked), 0.3))
     note = (
         f"{_DAMAGED} rows differ. The join has both tables in one database, which a recovery never "
-        "has: nothing has to travel. `processor` compares processor time of client and servers."
+        "has: nothing has to travel. The sidecar is a server of its own, a base backup of the live "
+        "one; the WAL is indexed, as capture does, but for its last segment. `processor` compares "
+        "processor time of client and servers."
     )
-    columns = ["rows", "full join", "pitr diff", "times", "processor"]
+    columns = ["rows", "way", "full join", "pitr diff", "times", "processor"]
     return Result([Table("What differs on PostgreSQL", columns, rows, note)], aims)
 
 
-def _compared(count: int) -> tuple[Spent, Spent]:
+def _compared(count: int) -> tuple[Spent, Spent, Spent]:
     say(f"diff of {count:,} rows on PostgreSQL")
+    joined, hashed, narrowed = [], [], []
     with Server(15, settings=_SETTINGS) as server:
         shop = Shop(server, count)
-        # Beside the live table, for the join alone.
-        server.query("CREATE SCHEMA side; CREATE TABLE side.orders (LIKE orders INCLUDING ALL);"
-                     "INSERT INTO side.orders SELECT * FROM orders", "live")  # fmt: skip
-        step = count // _DAMAGED
-        server.query(f"UPDATE orders SET cents = cents + 1 WHERE id % {step} = 1", "live")
-        server.query("VACUUM ANALYZE side.orders, orders", "live")
-        joined, found = [], []
-        for _ in range(_ROUNDS):
-            joined.append(shop.spent(lambda: _join(shop)))
-            found.append(shop.spent(lambda: _diff(shop)))
-    return _median(joined), _median(found)
+        with _sidecar(server) as sidecar, tempfile.TemporaryDirectory() as folder:
+            shop.others.append(sidecar)
+            # Beside the live table, for the join alone.
+            server.query("CREATE SCHEMA side; CREATE TABLE side.orders (LIKE orders INCLUDING ALL);"
+                         "INSERT INTO side.orders SELECT * FROM orders", "live")  # fmt: skip
+            step = count // _DAMAGED
+            server.query(f"UPDATE orders SET cents = cents + 1 WHERE id % {step} = 1", "live")
+            server.query("VACUUM ANALYZE side.orders, orders", "live")
+            server.query("SELECT pg_switch_wal()")
+            store = LocalStore(Path(folder))
+            complete_index(store, WrittenWal(server))
+            for _ in range(_ROUNDS):
+                joined.append(shop.spent(lambda: _join(shop)))
+                hashed.append(shop.spent(lambda: _diff(server, sidecar, None)))
+                narrowed.append(shop.spent(lambda: _diff(server, sidecar, store)))
+    return _median(joined), _median(hashed), _median(narrowed)
+
+
+class WrittenWal(WalFolder):
+    """A running server's WAL as far as it is on disk: what an archive has that never lags."""
+
+    def __init__(self, server: Server) -> None:
+        super().__init__(server.wal)
+        self._server = server
+
+    def ranges(self, timeline: int) -> list[tuple[Lsn, Lsn]]:
+        """Return the stretches up to where the WAL is flushed."""
+        end = Lsn.parse(self._server.value("SELECT pg_current_wal_flush_lsn()::text"))
+        found = super().ranges(timeline)
+        return [(begin, min(upto, end)) for begin, upto in found if begin < end]
+
+
+@contextmanager
+def _sidecar(server: Server) -> Iterator[Server]:
+    """Run a copy of a server from a base backup taken now, recovered as a sidecar is."""
+    copy = server.folder / "copy"
+    server.run("pg_basebackup", "-D", str(copy), "-c", "fast", "-X", "fetch", "--no-sync")
+    (copy / "recovery.signal").touch()
+    recovering: dict[str, str | int | bool] = {
+        "restore_command": "false",
+        "recovery_target": "immediate",
+        "recovery_target_action": "promote",
+    }
+    with Server(15, data=copy, settings={**_SETTINGS, **recovering}) as sidecar:
+        while sidecar.value("SELECT pg_is_in_recovery()"):
+            time.sleep(0.05)
+        yield sidecar
 
 
 def _join(shop: Shop) -> None:
@@ -268,7 +320,23 @@ def _join(shop: Shop) -> None:
         assert live.execute(_TWO_WAY.encode()).fetchone() == (_DAMAGED,)
 
 
-def _diff(shop: Shop) -> None:
-    with shop.states() as states, comparing(states):
-        (table,) = classify(states)
-        assert table.counts[RowClass.DIFFERS] == _DAMAGED, table.counts
+def _diff(server: Server, sidecar: Server, store: LocalStore | None) -> None:
+    """Compare; with the WAL where there is a store with its index."""
+    place = server.url("live")
+
+    def flush() -> tuple[int, Lsn] | None:
+        with connect(place) as connection:
+            return flush_wal(connection)
+
+    def past() -> PastWal | None:
+        wal = WrittenWal(server)
+        return PastWal(wal, WalIndex(store, wal), flush) if store else None
+
+    with connect(place) as live, connect(sidecar.url("live")) as before:
+        states = States(
+            live=live, before=before, tables=(TableName("public", "orders"),), past=past
+        )
+        with comparing(states):
+            (table,) = classify(states)
+            assert table.is_narrowed == (store is not None)
+            assert table.counts[RowClass.DIFFERS] == _DAMAGED, table.counts

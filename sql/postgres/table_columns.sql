@@ -40,7 +40,7 @@ select
     where has_column_privilege(a.attrelid, a.attnum, p)
   ),
   case when t.typtype = 'e'
-    then array(select e.enumlabel::text from pg_enum e where e.enumtypid = t.oid) end
+    then array(select e.enumlabel::text from pg_enum e where e.enumtypid = t.oid order by e.oid) end
 from pg_attribute a
 join pg_type t on t.oid = a.atttypid
 join base b on b.attnum = a.attnum and b.typtype <> 'd'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections import Counter
@@ -11,6 +12,11 @@ from pathlib import Path
 import pytest
 
 from pitr.archive.local import LocalStore
+from pitr.config import load
+from pitr.operations.postgres.comparing import open_recovery
+from pitr.postgres.diff.candidates import Limits
+from pitr.postgres.diff.classified import classify
+from pitr.postgres.diff.states import comparing
 from pitr.postgres.wal_store.archive import WalArchive
 from pitr.vocabulary.position import Lsn
 from tests.cli.commands import pitr, succeed, told
@@ -127,6 +133,14 @@ def test_state_after_the_damage_tells_it_from_later_work(site: Site) -> None:
     assert classes["lost"] == 199
     assert classes["key_reused"] == 1
     assert "bogus_insert" not in classes
+    settings = load(None, environ=os.environ, cwd=site.folder).choose(None)
+    with (
+        open_recovery(settings, None, program="test") as opened,
+        comparing(opened.states),
+    ):
+        (narrowed,) = classify(opened.states, Limits(narrowed_bytes=0))
+    assert narrowed.is_narrowed
+    assert narrowed.counts == classes
 
 
 def test_revert_brings_back_what_one_transaction_changed(site: Site) -> None:

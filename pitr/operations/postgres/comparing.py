@@ -10,14 +10,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 
 from pitr.config import Settings
-from pitr.errors import IdentityMismatch, SourceUnusable, UsageError
+from pitr.errors import IdentityMismatch, PitrError, SourceUnusable, UsageError
+from pitr.operations.postgres.reading import open_reading
 from pitr.operations.postgres.sidecar import SidecarServer, kept_server
-from pitr.postgres.diff.states import States
+from pitr.postgres.diff.states import PastWal, States
 from pitr.postgres.live.connection import Connection, connect, in_database
 from pitr.postgres.live.faults import server_faults
+from pitr.postgres.live.flushed import flush_wal
 from pitr.postgres.replay.definition_dump import dump_definitions
 from pitr.postgres.replay.reader import connect_reader, reading_role
 from pitr.postgres.replay.server import RunningServer, running
@@ -25,6 +27,7 @@ from pitr.postgres.statement.pattern import TablePattern
 from pitr.postgres.tables.name import TableName
 from pitr.postgres.tables.reading import system_identifier, table_names
 from pitr.recovery.folder import RecoveredTable, Recovery, read_recovery
+from pitr.vocabulary.position import Lsn
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +87,7 @@ def open_recovery(
                 started.environment(kept.database),
                 reading_role(before),
             ),
+            past=cache(partial(_past, settings, recovery, place)),
         )
         yield OpenRecovery(recovery, states, place)
 
@@ -109,6 +113,20 @@ def _after(kept: SidecarServer) -> Iterator[Connection | None]:
         closing(started.connect(kept.database, read_only=True)) as connection,
     ):
         yield connection
+
+
+def _past(settings: Settings, recovery: Recovery, place: str) -> PastWal | None:
+    """Open the archive that a recovery was made of; None when it cannot be, or is none."""
+    try:
+        reading = open_reading(replace(settings, archive=recovery.archive))
+    except PitrError:
+        return None
+    return PastWal(reading.wal, reading.index, partial(_flushed, place))
+
+
+def _flushed(place: str) -> tuple[int, Lsn] | None:
+    with closing(connect(place)) as connection:
+        return flush_wal(connection)
 
 
 def _live(settings: Settings, recovery: Recovery) -> str:

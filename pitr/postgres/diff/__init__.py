@@ -2,5 +2,6 @@
 
 Import order inside the package:
     chosen_columns
-    copying, drift → alignment → wide → states → candidates → staging → classified → attribution
+    copying, drift → alignment → wide → states → candidates, row_versions → narrowing → staging
+    → classified → attribution
 """

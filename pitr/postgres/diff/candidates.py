@@ -28,13 +28,14 @@ Sums = dict[int, tuple[int, str]]
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """When checksums are worth while. Tables of up to `whole_bytes` travel whole.
+    """When checksums, and the WAL, are worth while. Tables of up to `whole_bytes` travel whole.
 
     So do those of which more than `share_max` of the buckets differ, and `rows_a_bucket` is what a
-    bucket shall have.
+    bucket shall have. Of those with at least `narrowed_bytes` the WAL is asked first.
     """
 
     whole_bytes: int = 4 << 20
+    narrowed_bytes: int = 64 << 20
     share_max: float = 0.5
     rows_a_bucket: int = 64
 

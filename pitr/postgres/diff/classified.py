@@ -23,7 +23,8 @@ from typing import Any
 from pitr.diff.sql import POSTGRES, RowSource, class_sql
 from pitr.postgres.diff.alignment import AFTER, ALIASES, BEFORE, LIVE, AlignedTable
 from pitr.postgres.diff.candidates import Buckets, Limits, find_candidates
-from pitr.postgres.diff.staging import stage
+from pitr.postgres.diff.narrowing import find_written
+from pitr.postgres.diff.staging import stage, stage_written
 from pitr.postgres.diff.states import States, align_table
 from pitr.postgres.diff.wide import WIDE, is_wide, wide_column, wide_columns, wide_live, wide_source
 from pitr.postgres.tables.definition import Creation
@@ -43,8 +44,8 @@ class ClassifiedTable:
 
     `key` and `columns` are live names, `key_<n>` of `rows_table` and character n of its mask in
     their order. `creation` is how the table was made anew, or why it was not, where that was asked
-    for. `buckets` are those that checksums told to look at, `where` the condition that
-    chose rows of before.
+    for. `buckets` are those that checksums told to look at, `is_narrowed` says that the WAL told
+    which blocks to; `where` is the condition that chose rows of before.
     """
 
     aligned: AlignedTable
@@ -53,6 +54,7 @@ class ClassifiedTable:
     buckets: Buckets | None = None
     where: str | None = None
     creation: Creation | None = None
+    is_narrowed: bool = False
 
     @property
     def name(self) -> str:
@@ -104,6 +106,11 @@ def classify(states: States, limits: Limits | None = None) -> list[ClassifiedTab
 def classify_table(states: States, index: int, name: TableName, limits: Limits) -> ClassifiedTable:
     """Stage and classify one table of the state before; `index` is a number of its own."""
     table = align_table(states, index, name)
+    written = find_written(states, table, limits.narrowed_bytes)
+    if written is not None:
+        stage_written(states, table, written)
+        found = classify_staged(states.live, table, None, where=states.where)
+        return replace(found, is_narrowed=True)
     buckets = find_candidates(states, table, limits)
     stage(states, table, buckets)
     return classify_staged(states.live, table, buckets, where=states.where)
@@ -112,7 +119,7 @@ def classify_table(states: States, index: int, name: TableName, limits: Limits) 
 def classify_again(live: Connection, table: ClassifiedTable) -> ClassifiedTable:
     """Classify the same staged rows beside live as it is now."""
     again = classify_staged(live, table.aligned, table.buckets, where=table.where)
-    return replace(again, creation=table.creation)
+    return replace(again, creation=table.creation, is_narrowed=table.is_narrowed)
 
 
 def classify_staged(

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
-from pitr.postgres.diff.alignment import AFTER, BEFORE, AlignedTable
+from pitr.postgres.diff.alignment import AFTER, BEFORE, LIVE, AlignedTable
 from pitr.postgres.diff.candidates import Buckets
 from pitr.postgres.diff.copying import copy_in, copy_out
+from pitr.postgres.diff.narrowing import WrittenBlocks
+from pitr.postgres.diff.row_versions import (
+    Versions,
+    at_places,
+    differing,
+    in_blocks,
+    portions,
+    read_versions,
+)
 from pitr.postgres.diff.states import States
+from pitr.postgres.index.file import BlockRanges
 from pitr.postgres.tables.session import Connection, run
 
 
@@ -23,6 +34,61 @@ def stage(states: States, table: AlignedTable, buckets: Buckets | None) -> None:
     if states.after is not None and AFTER in table.sides:
         _fill(states.after, states.live, table, AFTER, buckets, None)
     analyze_staged(states.live, table)
+
+
+def stage_written(states: States, table: AlignedTable, written: WrittenBlocks) -> None:
+    """Copy those rows over that are another version in the two states. Raises psycopg.Error."""
+    assert states.before is not None
+    make_staged(states.live, table)
+    other = AFTER if table.after_known else LIVE
+    connection = states.after if table.after_known else states.live
+    assert connection is not None
+    for oid, ranges in written.ranges.items():
+        before, against = (f"ONLY {written.names[state][oid].sql}" for state in (BEFORE, other))
+        for portion in portions(ranges):
+            was = read_versions(states.before, before, portion)
+            now = read_versions(connection, against, portion)
+            rows = _Versions(before, portion, was, differing(was, now, written.xids))
+            _copy_versions(states.before, states.live, table, BEFORE, rows, states.where)
+            if other == AFTER:
+                rows = _Versions(against, portion, now, differing(now, was, written.xids))
+                _copy_versions(connection, states.live, table, AFTER, rows, None)
+    analyze_staged(states.live, table)
+
+
+@dataclass(frozen=True, slots=True)
+class _Versions:
+    """Of the versions that a state sees in some blocks of a relation, those to be copied."""
+
+    source: str
+    ranges: BlockRanges
+    seen: Versions
+    wanted: Versions
+
+
+def _copy_versions(
+    source: Connection,
+    live: Connection,
+    table: AlignedTable,
+    state: str,
+    rows: _Versions,
+    where: str | None,
+) -> None:
+    if not rows.wanted:
+        return
+    selects = at_places(rows.source, rows.wanted, where)
+    if rows.wanted == rows.seen:
+        version = source.info.server_version
+        selects = iter([in_blocks(rows.source, rows.ranges, version, where=where)])
+    for select in selects:
+        _copy_over(source, live, table, state, f"FROM ({select}) AS t")
+
+
+def _copy_over(
+    source: Connection, live: Connection, table: AlignedTable, state: str, body: str
+) -> None:
+    select = f"SELECT {', '.join(table.taken(state))} {body}"
+    fill_staged(live, table, state, copy_out(source, select))
 
 
 def make_staged(live: Connection, table: AlignedTable) -> None:
@@ -55,18 +121,18 @@ def _fill(
     live: Connection,
     table: AlignedTable,
     state: str,
-    buckets: Buckets | None,
+    chosen: Buckets | None,
     where: str | None,
 ) -> None:
-    conditions = [buckets.condition(table, state)] if buckets else []
     body = table.rows_in(state)
     if where is not None:
         # The condition names the columns of the table alone, and may name the table itself.
         body = f"FROM (SELECT * FROM {table.sides[state].source} WHERE {where}) AS t"
+    ending = f" WHERE {chosen.condition(table, state)}" if chosen else ""
+    if table.key:
+        _copy_over(source, live, table, state, f"{body}{ending}")
+        return
     taken = table.taken(state)
-    ending = f" WHERE {' AND '.join(conditions)}" if conditions else ""
-    select = f"SELECT {', '.join(taken)} {body}{ending}"
-    if not table.key:
-        groups = ", ".join(map(str, range(1, len(taken) + 1)))
-        select = f"SELECT {', '.join(taken)}, count(*) {body}{ending} GROUP BY {groups}"
+    groups = ", ".join(map(str, range(1, len(taken) + 1)))
+    select = f"SELECT {', '.join(taken)}, count(*) {body}{ending} GROUP BY {groups}"
     fill_staged(live, table, state, copy_out(source, select))

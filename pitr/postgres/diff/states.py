@@ -14,10 +14,13 @@ from dataclasses import dataclass, field
 from pitr.errors import PrivilegeMissing, SourceUnusable, TableUnknown
 from pitr.postgres.diff.alignment import AlignedTable, align
 from pitr.postgres.diff.wide import check_width
+from pitr.postgres.index.wal_index import WalIndex
 from pitr.postgres.tables.definition import Table
 from pitr.postgres.tables.name import TableName, quoted
 from pitr.postgres.tables.reading import read_table
 from pitr.postgres.tables.session import Connection, begin, is_open, reading, run, value_of
+from pitr.postgres.wal_store.spans import ArchivedWal
+from pitr.vocabulary.position import Lsn
 
 _PERSISTENCE = {"u": "an unlogged table", "t": "a temporary table"}
 _KINDS = {
@@ -28,13 +31,28 @@ _KINDS = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class PastWal:
+    """The archive that the states are of: its WAL, and the index of it.
+
+    `flush` has live write out what can be seen of it, and returns timeline and LSN of the end; None
+    on a standby. It uses a connection of its own.
+    """
+
+    wal: ArchivedWal
+    index: WalIndex
+    flush: Callable[[], tuple[int, Lsn] | None]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class States:
     """The open states. `tables` are names at the target; `where` is a condition over their rows.
 
     `columns` has, by table, those that alone are to be compared and set back. `held` are the
     tables that the other states hold as they were, all of them when None. `define` returns what
-    pg_dump writes of tables of `before`, named as SQL, or of everything when there are none.
+    pg_dump writes of tables of `before`, named as SQL, or of everything when there are none. `past`
+    opens the archive, where before and after are servers that have replayed its WAL; it returns
+    None when that cannot be asked.
 
     Without `before` the rows are staged from elsewhere: an undo has them in files.
     """
@@ -47,6 +65,7 @@ class States:
     columns: Mapping[TableName, Sequence[str]] = field(default_factory=dict)
     held: frozenset[TableName] | None = None
     define: Callable[[Sequence[str]], str] | None = None
+    past: Callable[[], PastWal | None] | None = None
 
 
 @contextmanager

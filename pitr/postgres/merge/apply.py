@@ -333,10 +333,10 @@ def _write(
     tables = write_all(live, prepared.family)
     pin(live)
     how.on_step(MergeStep.APPLIED)
-    warnings = verify_written(live, prepared.family.tables)
+    verified = verify_written(live, prepared.family.tables)
     how.on_step(MergeStep.VERIFIED)
-    images.save_after()
-    return tables, warnings
+    images.save_after(verified.exact)
+    return tables, verified.warnings
 
 
 def stale(detail: str) -> PlanStale:

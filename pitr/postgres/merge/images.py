@@ -12,7 +12,7 @@ the number of its copies.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -22,7 +22,7 @@ from pitr.durable import publish_new, temporary_beside, write_new
 from pitr.errors import Corrupt, PlanStale
 from pitr.postgres.diff.alignment import AFTER, BEFORE, LIVE, AlignedTable, SharedColumn
 from pitr.postgres.diff.copying import copy_out
-from pitr.postgres.merge.planned import PlannedTable
+from pitr.postgres.merge.planned import NUMBER, PlannedTable
 from pitr.postgres.tables.definition import Table
 from pitr.postgres.tables.name import TableName
 from pitr.postgres.tables.reading import read_table
@@ -85,16 +85,23 @@ class Images:
         """Write the rows that will be updated or deleted. Raises psycopg.Error, OSError."""
         self._save(BEFORE, Action.UPDATE, Action.DELETE)
 
-    def save_after(self) -> None:
-        """Write the rows that were inserted or updated, and then what there is."""
-        self._save(AFTER, Action.INSERT, Action.UPDATE)
+    def save_after(self, exact: Collection[str] = ()) -> None:
+        """Write the rows that were inserted or updated, and then what there is.
+
+        `exact` names the tables of `x` whose rows were read back as they stand there.
+        """
+        self._save(AFTER, Action.INSERT, Action.UPDATE, exact=exact)
         pairs = zip(self._tables, self._aligned, strict=True)
         described = [_described(table, aligned) for table, aligned in pairs]
         write_new(self._folder / _ROWS, msgspec.json.encode(described))
 
-    def _save(self, state: str, *actions: Action) -> None:
+    def _save(self, state: str, *actions: Action, exact: Collection[str] = ()) -> None:
         for at, (table, aligned) in enumerate(zip(self._tables, self._aligned, strict=True)):
-            select = _select(table, aligned, table.acting(*actions))
+            if table.become in exact:
+                taken = ", ".join(aligned.taken(LIVE, "x"))
+                select = f"SELECT {taken} FROM {table.become} AS x ORDER BY x.{NUMBER}"
+            else:
+                select = _select(table, aligned, table.acting(*actions))
             pieces = copy_out(self._connection, select)
             _write_compressed(_file(self._folder, at, state), pieces)
 

@@ -180,6 +180,15 @@ class PlannedTable:
             value_of(connection, f"SELECT {counted} FROM {self.rows} AS r WHERE {condition}")
         )
 
+    def is_inserted_whole(self, connection: Connection) -> bool:
+        """Return whether `x` has exactly the rows that are written, and all are inserted.
+
+        Then `r` need not be asked which they are: joining it costs as much as reading them.
+        """
+        if self.keyless or not self.is_numbered or self.classes(Action.UPDATE, Action.DELETE):
+            return False
+        return not self.count(connection, "r.reason IS NOT NULL")
+
     def key_texts(self, rows: str = "r") -> str:
         """Return the list of the key's values as texts."""
         return ", ".join(f"{rows}.key_{at}::text" for at in range(len(self.classified.key)))

@@ -55,8 +55,16 @@ def rehearse(connection: Connection, table: PlannedTable, resolution: Resolution
         condition = table.acting(action)
         found += _write(connection, table, statement, condition)
     pin(connection)
-    run(connection, f"ANALYZE {table.become}")
+    run(connection, f"ANALYZE {table.become} ({', '.join(_joined_columns(table))})")
     return _blockers(connection, table, found, resolution)
+
+
+def _joined_columns(table: PlannedTable) -> Iterator[str]:
+    """Yield the columns of `x` by which rows are looked up; others need no statistics."""
+    if table.is_numbered:
+        yield NUMBER
+    numbers = {number for index in table.live.indexes for number in index.columns}
+    yield from (quoted(column.name) for column in table.live.columns if column.number in numbers)
 
 
 def _statements(table: PlannedTable) -> Iterator[tuple[Action, str]]:

@@ -7,6 +7,7 @@ itself, such as a time of the last change, is the trigger's: there its value sta
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from pitr.postgres.merge.planned import PlannedTable
 from pitr.postgres.merge.writability import owned_columns
@@ -16,27 +17,46 @@ from pitr.postgres.tables.session import Connection, value_of
 from pitr.vocabulary.row_class import Action
 
 
-def verify_written(connection: Connection, tables: Sequence[PlannedTable]) -> tuple[str, ...]:
-    """Compare the rows that were written with the plan, and return warnings.
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What was read back. `exact` names those `x` whose rows are live as they stand there."""
+
+    warnings: tuple[str, ...]
+    exact: frozenset[str]
+
+
+def verify_written(connection: Connection, tables: Sequence[PlannedTable]) -> Verified:
+    """Compare the rows that were written with the plan.
 
     Raises DatabaseRefused when a row is missing, is still there, or differs in a column that no
     trigger owns.
     """
     warnings: list[str] = []
+    exact: set[str] = set()
     for table in tables:
         if table.keyless:
             continue
         for action in (Action.INSERT, Action.UPDATE):
             if table.classes(action):
-                warnings += _verify(connection, table, action)
+                found = _verify(connection, table, action)
+                warnings += found or []
+                if found is None and _has_every_value(table, connection):
+                    exact.add(table.become)
         if table.classes(Action.DELETE):
             left = f"{table.acting(Action.DELETE)} AND EXISTS ({_live(table, [])})"
             if table.count(connection, left):
                 raise suppressed(connection, table, left)
-    return tuple(warnings)
+    return Verified(tuple(warnings), frozenset(exact))
 
 
-def _verify(connection: Connection, table: PlannedTable, action: Action) -> list[str]:
+def _has_every_value(table: PlannedTable, connection: Connection) -> bool:
+    """Return whether `x` has all that was written to the table, and a value for every column."""
+    every = {column.name for column in table.live.plain_columns}
+    return every == set(table.insert_columns) and table.is_inserted_whole(connection)
+
+
+def _verify(connection: Connection, table: PlannedTable, action: Action) -> list[str] | None:
+    """Return warnings; None when every row is what it should be in every column."""
     columns = list(table.insert_columns)
     if action is Action.UPDATE:
         columns = [column.name for column in table.live.plain_columns]
@@ -45,7 +65,7 @@ def _verify(connection: Connection, table: PlannedTable, action: Action) -> list
     if _count_same(connection, table, action, columns) == table.count(
         connection, table.acting(action)
     ):
-        return []
+        return None
     wrong = f"{table.acting(action)} AND NOT EXISTS ({_live(table, kept)})"
     if table.count(connection, wrong):
         raise suppressed(connection, table, wrong)
@@ -62,6 +82,14 @@ def _count_same(
     connection: Connection, table: PlannedTable, action: Action, columns: Sequence[str]
 ) -> int:
     """Count the rows that are what they should be, by a join of all at once."""
+    if table.is_inserted_whole(connection):
+        key = " AND ".join(
+            f"l.{quoted(column.name)} = x.{quoted(column.name)}" for column in table.aligned.key
+        )
+        joined = f"{table.become} AS x JOIN {table.live.source} AS l ON {key}"
+        return int(
+            value_of(connection, f"SELECT count(*) FROM {joined} WHERE {_equal(table, columns)}")
+        )
     amount = f"{table.rows} AS r {table.becoming()} {table.live_row()}"
     condition = f"{table.acting(action)} AND {_equal(table, columns)}"
     return int(value_of(connection, f"SELECT count(*) FROM {amount} WHERE {condition}"))

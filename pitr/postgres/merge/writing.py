@@ -16,7 +16,7 @@ from psycopg import errors
 
 from pitr.errors import DatabaseRefused
 from pitr.postgres.merge.parents import Family
-from pitr.postgres.merge.planned import PlannedTable
+from pitr.postgres.merge.planned import NUMBER, PlannedTable
 from pitr.postgres.merge.script import parents_first
 from pitr.postgres.tables.name import quoted
 from pitr.postgres.tables.session import Connection, rows_of, run, value_of
@@ -151,7 +151,8 @@ def _writes(connection: Connection, family: Family) -> Iterator[_Write]:
         if table.classes(Action.INSERT):
             acting = table.acting(Action.INSERT)
             rows = table.count(connection, acting)
-            yield _Write(table, Action.INSERT, _insertion(table, acting), rows)
+            whole = table.is_inserted_whole(connection)
+            yield _Write(table, Action.INSERT, _insertion(table, None if whole else acting), rows)
         for mask in table.masks(connection):
             condition = f"{table.acting(Action.UPDATE)} AND r.mask = '{mask}'"
             rows = table.count(connection, condition)
@@ -163,15 +164,18 @@ def _writes(connection: Connection, family: Family) -> Iterator[_Write]:
             yield _Write(table, Action.DELETE, _deletion(table, acting), rows)
 
 
-def _insertion(table: PlannedTable, acting: str) -> str:
+def _insertion(table: PlannedTable, acting: str | None) -> str:
+    """Return the statement that inserts the rows of `x`: those of a condition on `r`, or all."""
     names = ", ".join(map(quoted, table.insert_columns))
     taken = ", ".join(f"x.{quoted(name)}" for name in table.insert_columns)
     copies = "CROSS JOIN LATERAL generate_series(1, r.copies)" if table.keyless else ""
     identity = any(column.identity for column in table.live.columns)
     overriding = "OVERRIDING SYSTEM VALUE " if identity else ""
+    insert = f"INSERT INTO {table.live.name.sql} ({names}) {overriding}SELECT {taken}"
+    if acting is None:
+        return f"{insert} FROM {table.become} AS x ORDER BY x.{NUMBER}"
     return (
-        f"INSERT INTO {table.live.name.sql} ({names}) {overriding}SELECT {taken}"
-        f" FROM {table.rows} AS r {table.becoming()} {copies} WHERE {acting} ORDER BY r.n"
+        f"{insert} FROM {table.rows} AS r {table.becoming()} {copies} WHERE {acting} ORDER BY r.n"
     )
 
 

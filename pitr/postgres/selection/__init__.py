@@ -1,5 +1,5 @@
-"""The records that the wanted relations need: from the WAL itself, or by its index.
+"""The records that the wanted relations need, from the WAL itself or by its index; written blocks.
 
 Import order inside the package:
-    by_wal → by_index
+    by_wal → by_index, written_blocks
 """
