@@ -21,7 +21,7 @@ from pitr.errors import UsageError
 from pitr.operations.guard_check import ENGINES, check_statements
 from pitr.operations.guard_losses import GuardLimits, TableLoss
 from pitr.operations.guard_rehearsal import Rehearsal, rehearse, severity_of
-from pitr.vocabulary.statement_finding import Severity, StatementFinding, brings_back
+from pitr.vocabulary.statement_finding import Severity, SqlText, StatementFinding, brings_back
 
 _WORDS = {severity.name.lower(): severity for severity in Severity}
 _NEVER = "never"
@@ -107,7 +107,7 @@ def check(
     Nothing is run on the source, and nothing written there. --max-deleted and --forbid judge that.
     """
     limits = _limits(engine, role, max_deleted, forbid, is_rehearsed=is_rehearsed)
-    texts = [_read(name) for name in files]
+    texts = [SqlText(name, _read(name)) for name in files]
     settings = settings_of(config, source, archive)
     by_file = check_statements(settings, texts, engine=engine)
     rehearsal = None
@@ -117,8 +117,8 @@ def check(
         for findings, more in zip(by_file, rehearsal.found.findings, strict=True):
             findings += more
     found = [
-        _Located(name, text.count("\n", 0, finding.begin) + 1, finding)
-        for name, text, findings in zip(files, texts, by_file, strict=True)
+        _Located(text.name, text.sql.count("\n", 0, finding.begin) + 1, finding)
+        for text, findings in zip(texts, by_file, strict=True)
         for finding in findings
     ]
     if as_json or form == "json":
@@ -172,15 +172,22 @@ def _is_failure(found: Sequence[_Located], rehearsal: Rehearsal | None, fail_on:
 
 def _read(name: str) -> str:
     try:
-        if name == "-":
-            return sys.stdin.read()
-        return Path(name).read_text(encoding="utf-8")
+        data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+        # Databases' own programs pass over the mark that editors of Windows put before UTF-8.
+        text = data.decode("utf-8-sig")
     except OSError as error:
         raise UsageError(f"cannot read {name}", detail=f"{error.strerror}.") from None
     except UnicodeDecodeError:
         raise UsageError(
             f"cannot read {name}", detail="It is not UTF-8.", hint="Convert it with iconv."
         ) from None
+    if "\0" in text:
+        raise UsageError(
+            f"cannot read {name}",
+            detail="It has a zero byte, where SQL ends for a database.",
+            hint="Is it a text? In UTF-16 it has to be converted with iconv.",
+        )
+    return text.replace("\r\n", "\n")
 
 
 def _document(one: _Located) -> dict[str, object]:

@@ -11,7 +11,7 @@ from pitr.errors import Interrupted, PitrError, PreconditionFailed, UsageError
 from pitr.operations.engine import engine_of_source, wired
 from pitr.operations.guard_losses import GuardLimits, TableLoss, passed_limits
 from pitr.vocabulary.event import OnEvent
-from pitr.vocabulary.statement_finding import Severity, StatementFinding
+from pitr.vocabulary.statement_finding import Severity, SqlText, StatementFinding
 from pitr.vocabulary.target import ResolvedTarget
 
 OnTarget = Callable[[ResolvedTarget], None]
@@ -46,7 +46,7 @@ class Rehearsal:
 
 def rehearse_texts(
     settings: Settings,
-    texts: Sequence[str],
+    texts: Sequence[SqlText],
     on_event: OnEvent,
     on_target: OnTarget,
     *,
@@ -66,7 +66,7 @@ def rehearse_texts(
 
 def rehearse(
     settings: Settings,
-    texts: Sequence[str],
+    texts: Sequence[SqlText],
     limits: GuardLimits,
     on_event: OnEvent,
     on_target: OnTarget,

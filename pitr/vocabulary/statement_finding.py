@@ -18,6 +18,14 @@ class Severity(enum.IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class SqlText:
+    """The SQL of one file, and the file's name."""
+
+    name: str
+    sql: str
+
+
+@dataclass(frozen=True, slots=True)
 class StatementFinding:
     """One thing that a statement does to one table, or that cannot be seen (`table` None).
 

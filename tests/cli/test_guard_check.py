@@ -128,6 +128,28 @@ def test_exit_code_follows_fail_on(place: Path) -> None:
     assert pitr(place, "guard", "check", "not-there.sql").code == 2
 
 
+@pytest.mark.parametrize("engine", ["sqlite", "postgres"])
+def test_odd_files_are_not_taken_for_harmless(tmp_path: Path, engine: str) -> None:
+    """What cannot be read or understood is exit 2, with the name of the file; a BOM is neither."""
+    (tmp_path / "fine.sql").write_bytes(b"\xef\xbb\xbfDELETE FROM a;\r\nDROP TABLE b;\r\n")
+    (tmp_path / "empty.sql").touch()
+    check = ("guard", "check", "--engine", engine, "--json", "fine.sql", "empty.sql")
+    done = pitr(tmp_path, *check)
+    assert done.code == 1
+    assert [(f["line"], f["table"]) for f in done.json["findings"]] == [(1, "a"), (2, "b")]
+    odd = {
+        "zero.sql": b"SELECT 1;\0 DELETE FROM a;",
+        "latin.sql": b"SELECT 'caf\xe9'",
+        "wrong.sql": b"SELECT 1;\nDELETE FORM a;",
+    }
+    for name, data in odd.items():
+        (tmp_path / name).write_bytes(data)
+        done = pitr(tmp_path, *check, name)
+        assert done.code == 2
+        assert name in done.error["message"]
+    assert "in line 2" in done.error["message"]
+
+
 def test_text_and_sarif_name_file_and_line(place: Path) -> None:
     """A terminal, an editor and a code host find the place."""
     (place / "a.sql").write_text("\n\nDELETE FROM log;\n")

@@ -121,7 +121,7 @@ def test_rehearsal_reaches_no_other_file(place: Path) -> None:
         assert tables(done.json["rehearsal"]) == {"spare": {"deleted": 2}}
     done = rehearsed(place, "DELETE FROM log;\n.read other.sql\n", "--json")
     assert done.code == 2
-    assert done.error["message"] == "this cannot be rehearsed, in line 2: .read other.sql"
+    assert done.error["message"] == "m.sql: this cannot be rehearsed, in line 2: .read other.sql"
     assert not (place / "new.db").exists()
 
 

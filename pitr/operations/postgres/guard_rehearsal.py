@@ -9,6 +9,7 @@ from dataclasses import replace
 from pitr.config import Settings
 from pitr.errors import PitrError, UsageError
 from pitr.operations.clock import now_us
+from pitr.operations.guard_check import in_file
 from pitr.operations.guard_losses import TableLoss, losses_of
 from pitr.operations.guard_rehearsal import OnTarget, RehearsedTexts, not_current
 from pitr.operations.postgres.absence import absence_explained
@@ -16,15 +17,17 @@ from pitr.operations.postgres.capture import bring_up_to_now
 from pitr.operations.postgres.restore import Way, find_way
 from pitr.operations.postgres.states import passing_replay
 from pitr.operations.restore import RestoreRequest
-from pitr.postgres.guard.rehearsal import RehearsalOutcome, read_texts, rehearse
+from pitr.postgres.guard.rehearsal import RehearsalOutcome, read_text, rehearse
+from pitr.postgres.guard.session import ScriptText
 from pitr.postgres.live.connection import connect
 from pitr.postgres.live.faults import server_faults
 from pitr.vocabulary.event import OnEvent
+from pitr.vocabulary.statement_finding import SqlText
 
 
 def rehearse_texts(
     settings: Settings,
-    texts: Sequence[str],
+    texts: Sequence[SqlText],
     on_event: OnEvent,
     on_target: OnTarget,
     *,
@@ -32,7 +35,7 @@ def rehearse_texts(
     wait_seconds: float = 60,
 ) -> RehearsedTexts:
     """Recover the tables that the texts touch, and run them in a sidecar that goes away."""
-    scripts = read_texts(texts)
+    scripts = [_read(text) for text in texts]
     database, role = _session(settings, role)
     way = _now(settings, on_event, wait_seconds)
     on_target(way.target)
@@ -47,6 +50,11 @@ def rehearse_texts(
         notes=_notes(found, role),
         script_seconds=found.seconds,
     )
+
+
+def _read(text: SqlText) -> ScriptText:
+    with in_file(text):
+        return read_text(text.sql)
 
 
 def _now(settings: Settings, on_event: OnEvent, wait_seconds: float) -> Way:

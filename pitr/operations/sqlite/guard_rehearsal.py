@@ -8,16 +8,18 @@ from collections.abc import Sequence
 from pitr.config import Settings
 from pitr.errors import PitrError, PreconditionFailed, UsageError
 from pitr.operations.clock import now_us
+from pitr.operations.guard_check import in_file
 from pitr.operations.guard_losses import losses_of
 from pitr.operations.guard_rehearsal import OnTarget, RehearsedTexts, not_current
 from pitr.operations.sqlite.capture import bring_up_to_now
 from pitr.operations.sqlite.reading import Reading, open_reading
 from pitr.recovery.folder import new_recovery
 from pitr.sqlite.file.pages import PageSource
-from pitr.sqlite.guard.rehearsal import rehearse
+from pitr.sqlite.guard.rehearsal import refuse_commands, rehearse
 from pitr.sqlite.past.target import ResolvedCommit
 from pitr.vocabulary.event import OnEvent
 from pitr.vocabulary.position import CommitNumber
+from pitr.vocabulary.statement_finding import SqlText
 
 _FOREIGN_KEYS = (
     "foreign_keys was on, as if the application had set it; a file that sets it has its way."
@@ -28,7 +30,7 @@ _SPACE_FACTOR = 2
 
 def rehearse_texts(
     settings: Settings,
-    texts: Sequence[str],
+    texts: Sequence[SqlText],
     on_event: OnEvent,
     on_target: OnTarget,
     *,
@@ -38,13 +40,16 @@ def rehearse_texts(
     """Run the texts on a copy of the newest commit, which goes away."""
     if role is not None:
         raise UsageError("SQLite has no roles", hint="Leave out --role.")
+    for text in texts:
+        with in_file(text):
+            refuse_commands(text.sql)
     reading, found = _now(settings, on_event, wait_seconds)
     on_target(found.target)
     source = reading.pages.at(found.record.number)
     with new_recovery(settings.state, label="rehearsal", now_us=now_us()) as new:
         _require_space(settings, source)
         try:
-            rehearsed = rehearse(source, texts, new.folder / "rehearsal.db")
+            rehearsed = rehearse(source, [text.sql for text in texts], new.folder / "rehearsal.db")
         except OSError as error:
             raise PreconditionFailed(
                 "the copy for the rehearsal cannot be written", detail=f"{error.strerror}."

@@ -44,23 +44,20 @@ class RehearsalOutcome:
     seconds: float
 
 
-def read_texts(texts: Sequence[str]) -> list[ScriptText]:
-    """Return the statements of texts. Raises UsageError for what is not in a text, or is no SQL."""
-    found = []
-    for text in texts:
-        for command in telling_commands(text):
-            line = text.count("\n", 0, command.begin) + 1
-            raise UsageError(
-                f"this cannot be rehearsed, in line {line}: {command.text}",
-                detail="What psql does by it is not in the file.",
-                hint="Give the files that it reads by name, in their order; or run all of it "
-                "under 'pitr guard run'.",
-            )
-        sql, _ = plain_sql(text)
-        statements = list(statements_of(sql))
-        rows = [copied_rows(text, statement.begin) for statement in statements]
-        found.append(ScriptText(statements, rows))
-    return found
+def read_text(text: str) -> ScriptText:
+    """Return the statements of a text. Raises UsageError for what is not in it, or is no SQL."""
+    for command in telling_commands(text):
+        line = text.count("\n", 0, command.begin) + 1
+        raise UsageError(
+            f"this cannot be rehearsed, in line {line}: {command.text}",
+            detail="What psql does by it is not in the file.",
+            hint="Give the files that it reads by name, in their order; or run all of it under "
+            "'pitr guard run'.",
+        )
+    sql, _ = plain_sql(text)
+    statements = list(statements_of(sql))
+    rows = [copied_rows(text, statement.begin) for statement in statements]
+    return ScriptText(statements, rows)
 
 
 def rehearse(

@@ -134,7 +134,7 @@ def _switch(connection: Connection) -> tuple[Lsn, Lsn, int]:
     (end,) = _row(connection, "SELECT pg_switch_wal()::text")
     begin, name = _row(
         connection,
-        "SELECT lsn::text, pg_walfile_name(lsn + 1) FROM pg_current_wal_insert_lsn() AS lsn",
+        "SELECT lsn::text, pg_walfile_name(lsn) FROM pg_current_wal_insert_lsn() AS lsn",
     )
     return Lsn.parse(end), Lsn.parse(begin), int(name[:8], 16)
 

@@ -7,18 +7,21 @@ triggers and the foreign keys would write. Nothing is attached and no file is ma
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 
 import apsw
 
-from pitr.sqlite.guard.script import ScriptStatement, shell_commands, statements_of
+from pitr.errors import UsageError
+from pitr.sqlite.guard.script import HAS_VARIABLES, ScriptStatement, shell_commands, statements_of
 from pitr.sqlite.past.tables import folded
 from pitr.sqlite.statement.faults import sqlite_says
 from pitr.sqlite.statement.tokens import unquoted
 from pitr.vocabulary.statement_finding import Severity, StatementFinding
 
+_NO_SQL = re.compile(r"syntax error|unrecognized token|incomplete input")
 _DEFINITIONS = ("CREATE", "ALTER", "DROP")
 _PASSED_OVER = frozenset(
     (*("BEGIN", "COMMIT", "END", "ROLLBACK", "SAVEPOINT", "RELEASE"),
@@ -69,13 +72,14 @@ def check(text: str, schema: Iterable[str] | None) -> list[StatementFinding]:
     """Return the findings of a text in the order of its statements.
 
     `schema` are the statements of the database's tables, indexes, views and triggers, tables first;
-    None: nothing is known of the database, and only the words of a statement tell its table.
+    None: nothing is known of the database, and only the words of a statement tell its table. Raises
+    UsageError for what is no SQL of SQLite's.
     """
     with closing(apsw.Connection(":memory:")) as connection:
         connection.execute("PRAGMA foreign_keys = ON")
         for definition in schema or ():
             _try(connection, definition)
-        checking = _Checking(connection, knows_schema=schema is not None)
+        checking = _Checking(connection, text, knows_schema=schema is not None)
         for statement in statements_of(text):
             checking.add(statement)
         for begin, command in shell_commands(text):
@@ -86,10 +90,23 @@ def check(text: str, schema: Iterable[str] | None) -> list[StatementFinding]:
         return sorted(checking.found, key=lambda finding: finding.begin)
 
 
+def _refuse_no_sql(text: str, statement: ScriptStatement, fault: str) -> None:
+    """Raise UsageError for what is no SQL in any database: nobody shall think it harmless."""
+    if _NO_SQL.search(fault):
+        line = text.count("\n", 0, statement.begin) + 1
+        raise UsageError(
+            f"this is no SQL that SQLite understands, in line {line}",
+            detail=fault,
+            hint="Templates have to be filled in before.",
+        )
+
+
 def _try(connection: apsw.Connection, statement: str) -> str | None:
     """Run a definition; return why it could not be run."""
     try:
         connection.execute(statement).fetchall()
+    except apsw.BindingsError:
+        return HAS_VARIABLES
     except apsw.Error as error:
         return sqlite_says(error)
     return None
@@ -98,7 +115,8 @@ def _try(connection: apsw.Connection, statement: str) -> str | None:
 class _Checking:
     """The findings so far; the tables that the text itself made, and what was put into them."""
 
-    def __init__(self, connection: apsw.Connection, *, knows_schema: bool) -> None:
+    def __init__(self, connection: apsw.Connection, text: str, *, knows_schema: bool) -> None:
+        self._text = text
         self._knows_schema = knows_schema
         self.found: list[StatementFinding] = []
         self._connection = connection
@@ -125,6 +143,7 @@ class _Checking:
                 self.found.append(by_words)
                 fault = None
             if fault is not None:
+                _refuse_no_sql(self._text, statement, fault)
                 message = f"SQLite does not understand it here: {fault}"
                 self.found.append(StatementFinding(*at, "opaque", Severity.WARNING, message))
             self.found += self._judge(statement, asked)

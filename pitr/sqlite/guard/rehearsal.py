@@ -23,7 +23,7 @@ from pitr.errors import PitrError, UsageError
 from pitr.sqlite.file.btree import Snapshot
 from pitr.sqlite.file.pages import PageSource
 from pitr.sqlite.guard.columns import columns_of, dropped_columns
-from pitr.sqlite.guard.script import ScriptStatement, shell_commands, statements_of
+from pitr.sqlite.guard.script import HAS_VARIABLES, ScriptStatement, shell_commands, statements_of
 from pitr.sqlite.past.replay import allow_signals, allow_unknown_collations
 from pitr.sqlite.rows.changes import Stepper
 from pitr.sqlite.rows.watch import Watch
@@ -119,11 +119,8 @@ def rehearse(source: PageSource, texts: Sequence[str], path: Path) -> RehearsalO
     """Run texts, each in a session of its own, on a copy of a state that is written to `path`.
 
     What comes after a statement that fails is not run.
-    Raises UsageError for what a text has the sqlite3 shell do, OSError, and what reading the source
-    raises. The file stays for the caller to remove.
+    Raises OSError, and what reading the source raises. The file stays for the caller to remove.
     """
-    for text in texts:
-        _refuse_commands(text)
     copied = CopiedState(source, path)
     began = time.monotonic()
     findings: list[list[StatementFinding]] = [[] for _ in texts]
@@ -138,7 +135,8 @@ def rehearse(source: PageSource, texts: Sequence[str], path: Path) -> RehearsalO
     return RehearsalOutcome(findings, statements, *copied.changes(), seconds)
 
 
-def _refuse_commands(text: str) -> None:
+def refuse_commands(text: str) -> None:
+    """Raise UsageError for what a text has the sqlite3 shell run or read."""
     for begin, command in shell_commands(text):
         line = text.count("\n", 0, begin) + 1
         raise UsageError(
@@ -156,6 +154,8 @@ def _failure(connection: apsw.Connection, statement: ScriptStatement) -> str | N
             pass
     except apsw.AuthError:
         return "it reaches another file, which a rehearsal does not let it do"
+    except apsw.BindingsError:
+        return HAS_VARIABLES
     except apsw.Error as error:
         return sqlite_says(error)
     except PitrError as error:  # of a callback: a collation that only the application knows

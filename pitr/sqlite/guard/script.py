@@ -13,6 +13,7 @@ import apsw
 from pitr.sqlite.statement.tokens import Token, tokens_of, unquoted
 
 _DOT_COMMAND = re.compile(r"^\.[a-z][^\n]*", re.MULTILINE)
+HAS_VARIABLES = "it has variables, which have to be filled in before"
 _VERBS = ("DELETE", "UPDATE", "INSERT", "REPLACE", "SELECT", "VALUES")
 
 
