@@ -18,7 +18,7 @@ from pitr.operations.postgres.restore import Way, find_way
 from pitr.operations.postgres.states import passing_replay
 from pitr.operations.restore import RestoreRequest
 from pitr.postgres.guard.rehearsal import RehearsalOutcome, read_text, rehearse
-from pitr.postgres.guard.session import ScriptText
+from pitr.postgres.guard.session import TextStatements
 from pitr.postgres.live.connection import connect
 from pitr.postgres.live.faults import server_faults
 from pitr.vocabulary.event import OnEvent
@@ -52,7 +52,7 @@ def rehearse_texts(
     )
 
 
-def _read(text: SqlText) -> ScriptText:
+def _read(text: SqlText) -> TextStatements:
     with in_file(text):
         return read_text(text.sql)
 

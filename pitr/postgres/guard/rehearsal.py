@@ -15,7 +15,7 @@ from pitr.errors import UsageError
 from pitr.postgres.guard.acts import statements_of
 from pitr.postgres.guard.confining import SidecarRoles, confine
 from pitr.postgres.guard.script import copied_rows, plain_sql, telling_commands
-from pitr.postgres.guard.session import ScriptText, run_text
+from pitr.postgres.guard.session import TextStatements, run_text
 from pitr.postgres.guard.tallying import SETTINGS, Counter, Tally
 from pitr.postgres.guard.touched import Touched, touched_tables
 from pitr.postgres.replay.replay import Replay
@@ -44,7 +44,7 @@ class RehearsalOutcome:
     seconds: float
 
 
-def read_text(text: str) -> ScriptText:
+def read_text(text: str) -> TextStatements:
     """Return the statements of a text. Raises UsageError for what is not in it, or is no SQL."""
     for command in telling_commands(text):
         line = text.count("\n", 0, command.begin) + 1
@@ -57,11 +57,11 @@ def read_text(text: str) -> ScriptText:
     sql, _ = plain_sql(text)
     statements = list(statements_of(sql))
     rows = [copied_rows(text, statement.begin) for statement in statements]
-    return ScriptText(statements, rows)
+    return TextStatements(statements, rows)
 
 
 def rehearse(
-    replay: Replay, texts: Sequence[ScriptText], database: str, role: str
+    replay: Replay, texts: Sequence[TextStatements], database: str, role: str
 ) -> RehearsalOutcome:
     """Run texts as a role of production's, each in a session of its own, and count.
 
@@ -96,7 +96,7 @@ def _round(
     started: RunningServer,
     database: str,
     touched: Touched,
-    texts: Sequence[ScriptText],
+    texts: Sequence[TextStatements],
     role: str,
 ) -> RehearsalOutcome | int:
     """Run the texts once; return the OID of a table instead that was not recovered.
@@ -118,7 +118,7 @@ def _round(
 
 
 def _run_texts(
-    roles: SidecarRoles, texts: Sequence[ScriptText]
+    roles: SidecarRoles, texts: Sequence[TextStatements]
 ) -> tuple[list[list[StatementFinding]], int]:
     """Run texts up to the first statement that fails; return findings by text, and statements."""
     findings: list[list[StatementFinding]] = [[] for _ in texts]

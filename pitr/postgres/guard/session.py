@@ -29,7 +29,7 @@ _CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class ScriptText:
+class TextStatements:
     """The statements of one text, and the rows behind each COPY FROM STDIN."""
 
     statements: Sequence[Statement]
@@ -42,7 +42,7 @@ class _Refusal:
     message: str
 
 
-def run_text(roles: SidecarRoles, text: ScriptText) -> tuple[list[StatementFinding], int]:
+def run_text(roles: SidecarRoles, text: TextStatements) -> tuple[list[StatementFinding], int]:
     """Run a text in a session of its own; return findings, and how many statements were run.
 
     The first statement that fails ends it, and what is not committed then is rolled back. Raises
