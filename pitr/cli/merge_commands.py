@@ -373,6 +373,8 @@ def _plan_text(found: Plan) -> str:
     if found.definitions:
         lines = [line for text in found.definitions for line in text.splitlines() if line]
         parts += ["", "makes:", *(f"  {line}" for line in lines)]
+    if found.estimate is not None and found.has_work:
+        parts += ["", *found.estimate.sentences()]
     parts += _blocker_lines(found.blockers)
     parts += [f"warning: {warning}" for warning in found.warnings]
     if found.blocking:

@@ -10,6 +10,7 @@ from enum import StrEnum
 import msgspec
 
 from pitr.vocabulary.diff_row import Row
+from pitr.vocabulary.estimate import Estimate
 from pitr.vocabulary.row_class import Action, ConflictPolicy, RowClass
 
 PLAN_FORMAT = 1
@@ -109,8 +110,8 @@ class Plan:
     `chosen` names the tables of the recovery that were asked for; all of them when it is empty.
     `fingerprint` stands for everything it was computed from. `script` is the plan as SQL for the
     sqlite3 shell; None when it is blocked or has more rows than a script is good for. A plan that
-    is run at once has neither. `definitions` are the SQL statements by which tables that are gone
-    are made anew.
+    is run at once has neither, nor an `estimate`. `definitions` are the SQL statements by which
+    tables that are gone are made anew.
     """
 
     recovery: str
@@ -125,6 +126,7 @@ class Plan:
     fingerprint: str
     script: str | None
     definitions: tuple[str, ...] = ()
+    estimate: Estimate | None = None
 
     @property
     def counts(self) -> dict[RowClass, int]:
@@ -189,6 +191,7 @@ def plan_document(plan: Plan, *, time_text: Callable[[int], str]) -> dict[str, o
         "conflicts": [blocker_document(blocker) for blocker in plan.blockers],
         "warnings": list(plan.warnings),
         "fingerprint": plan.fingerprint,
+        "estimate": None if plan.estimate is None else plan.estimate.document(),
         "definitions": list(plan.definitions),
         "sql": plan.script,
     }

@@ -26,6 +26,34 @@ def make(tmp_path: Path) -> Iterator[Make]:
         yield make
 
 
+def test_estimate_is_near_what_the_merge_costs(make: Make) -> None:
+    """Bytes of rows and index entries within a factor of two; and the one lock."""
+    world = make(
+        "CREATE TABLE t (id INTEGER PRIMARY KEY, a INT, b TEXT)",
+        "CREATE INDEX by_b ON t (b, a)",
+        "WITH n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 5000)"
+        " INSERT INTO t SELECT i, i, printf('%040d', i) FROM n",
+    )
+    before = world.mark()
+    world.run("DELETE FROM t", "VACUUM")
+    size = world.path.stat().st_size
+    found = world.plan(before, "t").estimate
+    assert found is not None
+    assert world.merge(before, "t").code == 0
+    world.run("PRAGMA wal_checkpoint(TRUNCATE)")
+    written = world.path.stat().st_size - size
+    assert found.rows == 5000
+    assert written / 2 < found.bytes < written * 2
+    assert found.bytes < found.log_bytes < found.log_bytes_max
+    assert [(one.table, one.mode) for one in found.locks] == [(None, "the one write lock")]
+    world.run("UPDATE t SET b = 'x', a = 0 WHERE id < 4")
+    changed = world.plan(before, "t", update=True)
+    assert changed.estimate is not None
+    assert (changed.estimate.rows, 0 < changed.estimate.bytes < 500) == (3, True)
+    assert changed.script is not None
+    assert "-- locks the database: the one write lock\n" in changed.script
+
+
 # --- the script ----------------------------------------------------------------------------------
 
 NASTY = 'it\'s\na "line";\t-- \x00 end'

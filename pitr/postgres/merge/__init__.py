@@ -2,6 +2,7 @@
 
 Import order inside the package:
     dumped → creation → kin, plan, apply
-    planned → blockers, digests, parents, rehearsal, writability → script → plan, writing
+    planned → blockers, digests, parents, rehearsal, writability → estimate, script
+    → plan, writing
     writing → images, verification → undo → outcome, waiting → apply
 """

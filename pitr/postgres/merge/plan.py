@@ -20,6 +20,7 @@ from pitr.postgres.diff.states import States
 from pitr.postgres.merge.blockers import conflict, taken_values
 from pitr.postgres.merge.creation import created_keys
 from pitr.postgres.merge.digests import live_digest, planned_digest
+from pitr.postgres.merge.estimate import estimate
 from pitr.postgres.merge.parents import Family, find_orphans
 from pitr.postgres.merge.planned import PlannedTable
 from pitr.postgres.merge.rehearsal import (
@@ -208,9 +209,11 @@ class _Planner:
         for creation in creations:
             self._warnings += creation.warnings
         stamp = self._fingerprint(tables) if request.is_described else ""
+        cost = estimate(self._live, family) if request.is_described else None
+        sentences = [] if cost is None else cost.sentences()
         script = None
         if request.is_described and not is_blocked:
-            script = script_of(self._live, family, stamp, creations)
+            script = script_of(self._live, family, stamp, noted=sentences, creations=creations)
         plan = Plan(
             recovery=request.recovery,
             engine="postgres",
@@ -223,6 +226,7 @@ class _Planner:
             warnings=tuple(dict.fromkeys(self._warnings)),
             fingerprint=stamp,
             script=script,
+            estimate=cost,
             definitions=tuple(s for c in creations for s in (*c.statements, *c.later)),
         )
         return PreparedPlan(plan=plan, tables=tuple(tables), family=family, creations=creations)

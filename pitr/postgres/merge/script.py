@@ -23,6 +23,7 @@ _HEAD = """\
 -- Made by pitr; fingerprint {fingerprint}.
 -- Run it with psql on the live database: psql DATABASE -f FILE
 -- It stops and rolls back when a row is not as it was when the plan was made.
+{noted}\
 \\set ON_ERROR_STOP on
 BEGIN ISOLATION LEVEL READ COMMITTED;
 SET LOCAL lock_timeout = '10s';
@@ -39,9 +40,17 @@ COMMIT;
 
 
 def script_of(
-    connection: Connection, family: Family, fingerprint: str, creations: Sequence[Creation] = ()
+    connection: Connection,
+    family: Family,
+    fingerprint: str,
+    *,
+    noted: Sequence[str] = (),
+    creations: Sequence[Creation] = (),
 ) -> str | None:
-    """Return the script, what is made anew included; None for too many rows, or without a key."""
+    """Return the script, what is made anew included; None for too many rows, or without a key.
+
+    `noted` are lines for its head.
+    """
     tables = parents_first(family)
     written = [table for table in tables if table.classes()]
     rows = sum(table.count(connection, table.acting()) for table in written)
@@ -54,7 +63,8 @@ def script_of(
     lines += [line for table in written for line in _updates(connection, table)]
     lines += [line for table in written for line in _inserts(connection, table)]
     lines += [_closed(one) for creation in creations for one in creation.later]
-    return _HEAD.format(fingerprint=fingerprint) + "".join(f"{x};\n" for x in lines) + _TAIL
+    head = _HEAD.format(fingerprint=fingerprint, noted="".join(f"-- {x}\n" for x in noted))
+    return head + "".join(f"{x};\n" for x in lines) + _TAIL
 
 
 def _closed(statement: str) -> str:

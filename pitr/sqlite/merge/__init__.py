@@ -2,6 +2,6 @@
 
 Import order inside the package:
     foreign_keys, planned, scratch, triggers
-    → blockers, earlier, closure, digests, rehearsal, script, writability → parents, writing
-    → family, undo → plan → verification → apply
+    → blockers, earlier, closure, digests, estimate, rehearsal, script, writability
+    → parents, writing → family, undo → plan → verification → apply
 """

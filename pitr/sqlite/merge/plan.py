@@ -24,6 +24,7 @@ from pitr.sqlite.merge.blockers import conflict, taken_values
 from pitr.sqlite.merge.closure import Closure, index_texts
 from pitr.sqlite.merge.digests import live_digest, planned_digest
 from pitr.sqlite.merge.earlier import was_brought_back
+from pitr.sqlite.merge.estimate import estimate
 from pitr.sqlite.merge.family import gather_family
 from pitr.sqlite.merge.foreign_keys import ForeignKeys
 from pitr.sqlite.merge.parents import Family, find_orphans, has_adopted, tolerated_orphans
@@ -402,6 +403,8 @@ class _Planner:
         self._blockers += too_many_rows(request.options, described)
         is_blocked = any(one.resolution is Resolution.BLOCKS for one in self._blockers)
         has_script = request.is_described and not is_blocked
+        cost = estimate(connection, tables) if request.is_described else None
+        sentences = [] if cost is None else cost.sentences()
         plan = Plan(
             recovery=request.recovery,
             engine="sqlite",
@@ -413,7 +416,8 @@ class _Planner:
             blockers=combined(self._blockers),
             warnings=tuple(dict.fromkeys(self._warnings)),
             fingerprint=stamp,
-            script=script_of(connection, tables, stamp) if has_script else None,
+            script=script_of(connection, tables, stamp, noted=sentences) if has_script else None,
+            estimate=cost,
         )
         return PreparedPlan(
             plan=plan,

@@ -24,6 +24,7 @@ _HEAD = """\
 -- Made by pitr; fingerprint {fingerprint}.
 -- Run it with the sqlite3 shell on the live database: sqlite3 DATABASE < FILE
 -- It stops and rolls back when a row is not as it was when the plan was made.
+{noted}\
 .bail on
 .timeout 10000
 PRAGMA foreign_keys = ON;
@@ -37,9 +38,16 @@ COMMIT;
 
 
 def script_of(
-    connection: apsw.Connection, tables: Sequence[PlannedTable], fingerprint: str
+    connection: apsw.Connection,
+    tables: Sequence[PlannedTable],
+    fingerprint: str,
+    *,
+    noted: Sequence[str] = (),
 ) -> str | None:
-    """Return the script; None when there are too many rows, or text that is not valid UTF-8."""
+    """Return the script; None when there are too many rows, or text that is not valid UTF-8.
+
+    `noted` are lines for its head.
+    """
     rows = sum(table.count(connection, table.acting()) for table in tables)
     if rows > ROWS_MAX:
         return None
@@ -47,7 +55,8 @@ def script_of(
         lines = [line for table in tables for line in _table(connection, table)]
     except UnicodeDecodeError:
         return None
-    return _HEAD.format(fingerprint=fingerprint) + "".join(f"{x};\n" for x in lines) + _TAIL
+    head = _HEAD.format(fingerprint=fingerprint, noted="".join(f"-- {x}\n" for x in noted))
+    return head + "".join(f"{x};\n" for x in lines) + _TAIL
 
 
 def _table(connection: apsw.Connection, table: PlannedTable) -> Iterator[str]:
