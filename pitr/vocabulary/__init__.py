@@ -2,5 +2,5 @@
 
 Import order inside the package:
     quantity, position, row_class, event, finding, statement_finding, damage
-    → diff_row, drift, lost_by, target → change, query, plan
+    → diff_row, drift, estimate, lost_by, target → change, query, plan
 """
