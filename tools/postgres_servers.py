@@ -213,7 +213,9 @@ class Server:
                 ["sh", "-c", GUARD, "guard", *unprivileged(), str(self.bin / "postgres"), "-D",
                  str(self.data), "-k", str(self.folder), "-p", str(self.port)],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
-                env={"PATH": os.defpath, "LC_ALL": "C", "folder": str(self.folder)},
+                env={"PATH": os.defpath, "LC_ALL": "C", "folder": str(self.folder),
+                     # A standby of a fetched version would take the machine's older libpq.
+                     "LD_LIBRARY_PATH": str(self.bin.parent / "lib")},
                 cwd="/", start_new_session=True,
             )  # fmt: skip
         assert self._guard.stdout is not None

@@ -12,9 +12,10 @@ the one statement in `database` below.
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import pytest
 
@@ -48,6 +49,20 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         if metafunc.config.getoption("every_major"):
             majors = MAJORS
         metafunc.parametrize("major", majors, scope="session", ids=lambda major: f"pg{major}")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Let pitr find the programs of the test's version when they are in none of the usual places.
+
+    Before the test's fixtures of any scope are made, since they start commands too.
+    """
+    os.environ.pop("PITR_PG_BINDIR", None)
+    params = item.callspec.params if hasattr(item, "callspec") else {}
+    major = params.get("major", MAJOR)
+    if major != MAJOR:
+        with suppress(Unavailable):
+            os.environ["PITR_PG_BINDIR"] = str(programs(major))
 
 
 @pytest.fixture(scope="session")
