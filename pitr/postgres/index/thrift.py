@@ -10,7 +10,7 @@ Specification: Apache Thrift, doc/specs/thrift-compact-protocol.md.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 _TRUE, _FALSE, _BYTE, _I16, _I32, _I64, _DOUBLE, _BINARY, _LIST, _SET, _MAP, _STRUCT = range(1, 13)
 _DEPTH_MAX = 16
@@ -71,55 +71,50 @@ def encode_struct(struct: Mapping[int, Value]) -> bytes:
     last = 0
     for number in sorted(struct):
         value = struct[number]
-        out.append((number - last) << 4 | _type_of(value))
-        if not isinstance(value, bool):
-            out += _encode(value)
+        kind = _type_of(value)
+        out.append((number - last) << 4 | kind)
+        if kind > _FALSE:
+            out += _encode(kind, value)
         last = number
     out.append(0)
     return bytes(out)
 
 
+# A table, since a file of the index has thousands of values.
+_TYPES: dict[type, int] = {
+    Byte: _BYTE,
+    Short: _I16,
+    int: _I32,
+    Long: _I64,
+    bytes: _BINARY,
+    str: _BINARY,
+    list: _LIST,
+    dict: _STRUCT,
+}
+
+
 def _type_of(value: Value) -> int:
-    match value:
-        case bool():
-            return _TRUE if value else _FALSE
-        case Long():
-            return _I64
-        case Short():
-            return _I16
-        case Byte():
-            return _BYTE
-        case int():
-            return _I32
-        case bytes() | str():
-            return _BINARY
-        case Mapping():
-            return _STRUCT
-        case _:
-            return _LIST
+    if value is True:
+        return _TRUE
+    return _FALSE if value is False else _TYPES[type(value)]
 
 
-def _encode(value: Value) -> bytes:
-    match value:
-        case Byte():
-            return bytes([value & 0xFF])
-        case int():
-            return zigzag(value)
-        case str():
-            return varint(len(value.encode())) + value.encode()
-        case bytes():
-            return varint(len(value)) + value
-        case Mapping():
-            return encode_struct(value)
-        case _:
-            return _encode_list(value)
+def _encode(kind: int, value: Any) -> bytes:
+    if _I16 <= kind <= _I64:
+        return zigzag(value)
+    if kind == _BINARY:
+        data = value.encode() if isinstance(value, str) else value
+        return varint(len(data)) + data
+    if kind == _STRUCT:
+        return encode_struct(value)
+    return bytes([value & 0xFF]) if kind == _BYTE else _encode_list(value)
 
 
 def _encode_list(values: Sequence[Value]) -> bytes:
     kind = _type_of(values[0]) if values else _STRUCT
     size = len(values)
     head = bytes([size << 4 | kind]) if size < 15 else bytes([0xF0 | kind]) + varint(size)
-    return head + b"".join(map(_encode, values))
+    return head + b"".join(_encode(kind, value) for value in values)
 
 
 def decode_struct(data: bytes, at: int = 0) -> tuple[Struct, int]:

@@ -150,7 +150,7 @@ class Scan:
         """Return the resource manager, and the info, of each record that `kept` has."""
         rmgrs, infos = bytes(self.records.rmgr), bytes(self.records.info)
         numbers = self.kept_numbers.tolist()
-        return bytes(map(rmgrs.__getitem__, numbers)), bytes(map(infos.__getitem__, numbers))
+        return bytes([rmgrs[at] for at in numbers]), bytes([infos[at] for at in numbers])
 
 
 _compiled: ModuleType | None = None
