@@ -24,7 +24,7 @@ from pitr.postgres.wal_store.spans import ArchivedWal
 from pitr.vocabulary.position import Lsn
 
 _BLOCK_MAX = 1 << 32
-_SYSTEM = ("lsn", "length", "rmgr", "info", "related_lsn", "related_xid")
+_SYSTEM = ("lsn", "length", "rmgr", "info", "distance", "related_xid")
 _OF_FILE = ("kind", "fork", "block")
 _IS_MADE = bytes(kind in (RowKind.CREATED, RowKind.DROPPED) for kind in range(256))
 _IS_CUT = bytes(kind == RowKind.TRUNCATED for kind in range(256))
