@@ -28,7 +28,7 @@ from pitr.postgres.diff.states import PastWal, States, comparing
 from pitr.postgres.index.upkeep import complete_index
 from pitr.postgres.index.wal_index import WalIndex
 from pitr.postgres.live.connection import connect
-from pitr.postgres.live.flushed import flush_wal
+from pitr.postgres.live.flushed import flushed_wal
 from pitr.postgres.merge.kin import Classifier
 from pitr.postgres.merge.plan import PlanRequest
 from pitr.postgres.tables.name import TableName
@@ -324,13 +324,14 @@ def _diff(server: Server, sidecar: Server, store: LocalStore | None) -> None:
     """Compare; with the WAL where there is a store with its index."""
     place = server.url("live")
 
-    def flush() -> tuple[int, Lsn] | None:
+    def flushed() -> tuple[int, Lsn] | None:
+        server.query("SELECT pg_logical_emit_message(true, '', '')")  # as any session's commit does
         with connect(place) as connection:
-            return flush_wal(connection)
+            return flushed_wal(connection)
 
     def past() -> PastWal | None:
         wal = WrittenWal(server)
-        return PastWal(wal, WalIndex(store, wal), flush) if store else None
+        return PastWal(wal, WalIndex(store, wal), flushed) if store else None
 
     with connect(place) as live, connect(sidecar.url("live")) as before:
         states = States(

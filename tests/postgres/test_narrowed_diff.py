@@ -11,6 +11,7 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cache
 
 import psycopg
 import pytest
@@ -28,7 +29,7 @@ from pitr.postgres.diff.row_versions import (
 )
 from pitr.postgres.diff.states import PastWal, States, comparing
 from pitr.postgres.index.wal_index import WalIndex
-from pitr.postgres.live.flushed import flush_wal
+from pitr.postgres.live.flushed import flushed_wal
 from pitr.postgres.replay.replay import ReplayedTables
 from pitr.postgres.replay.server import running
 from pitr.postgres.wal_store.folder import WalFolder
@@ -98,10 +99,15 @@ class Life:
     server: Server
     recorded: Recorded
 
+    def commit(self) -> None:
+        """Do what the sessions of a server in use do all the time: what is in memory is flushed."""
+        self.server.query("SELECT pg_logical_emit_message(true, '', '')")
+
     def position(self) -> int:
         """Return where the WAL ends; all of it is on disk."""
+        self.commit()
         with self.server.connect() as connection:
-            found = flush_wal(connection)
+            found = flushed_wal(connection)
         assert found is not None
         return found[1].value
 
@@ -115,11 +121,12 @@ class Life:
         wal = GrowingWal(self.server)
         index = WalIndex(LocalStore(self.recorded.new_folder()), wal)
 
-        def flush() -> tuple[int, Lsn] | None:
+        def flushed() -> tuple[int, Lsn] | None:
+            self.commit()
             with self.server.connect() as connection:
-                return flush_wal(connection)
+                return flushed_wal(connection)
 
-        return PastWal(wal, index, flush)
+        return PastWal(wal, index, flushed)
 
     def check(
         self, before: ReplayedTables, after: ReplayedTables | None = None, *, narrowed: bool = True
@@ -137,7 +144,7 @@ class Life:
                 before=reached(before),
                 after=reached(after) if after else None,
                 tables=tuple(map(table_name, TABLES)),
-                past=self.past,
+                past=cache(self.past),
             )
             with comparing(states):
                 found, is_narrowed = compare(states, NARROWED)
@@ -220,6 +227,25 @@ def test_transaction_that_runs_at_the_target_is_not_overlooked(life: Life) -> No
         server.query("COMMIT PREPARED 'p'")
     (before,) = life.states(target)
     assert life.check(before) == 3
+
+
+def test_live_is_known_up_to_where_its_wal_is_on_disk(life: Life) -> None:
+    """What is committed asynchronously is waited for; an open transaction's end may stay away."""
+    server = life.server
+    with server.connect() as asking, server.connect() as other:
+        server.query("SELECT pg_switch_wal()")
+        server.query("SELECT pg_switch_wal()")
+        assert flushed_wal(asking) is not None  # a page without a record but for its header
+        other.execute("SET synchronous_commit = off")
+        other.execute("UPDATE orders SET note = note WHERE id = 1")
+        seen = Lsn.parse(server.value("SELECT pg_current_wal_insert_lsn()::text"))
+        found = flushed_wal(asking)
+        assert found is not None
+        assert found[1] >= seen
+        other.execute("BEGIN; UPDATE orders SET note = note WHERE id = 1")
+        before = server.value("SELECT pg_current_wal_insert_lsn()::text")
+        assert flushed_wal(asking) is None
+        assert server.value("SELECT pg_current_wal_insert_lsn()::text") == before  # nothing written
 
 
 def test_both_ways_to_read_blocks_find_their_rows(

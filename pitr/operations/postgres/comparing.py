@@ -19,7 +19,7 @@ from pitr.operations.postgres.sidecar import SidecarServer, kept_server
 from pitr.postgres.diff.states import PastWal, States
 from pitr.postgres.live.connection import Connection, connect, in_database
 from pitr.postgres.live.faults import server_faults
-from pitr.postgres.live.flushed import flush_wal
+from pitr.postgres.live.flushed import flushed_wal
 from pitr.postgres.replay.definition_dump import dump_definitions
 from pitr.postgres.replay.reader import connect_reader, reading_role
 from pitr.postgres.replay.server import RunningServer, running
@@ -126,7 +126,7 @@ def _past(settings: Settings, recovery: Recovery, place: str) -> PastWal | None:
 
 def _flushed(place: str) -> tuple[int, Lsn] | None:
     with closing(connect(place)) as connection:
-        return flush_wal(connection)
+        return flushed_wal(connection)
 
 
 def _live(settings: Settings, recovery: Recovery) -> str:

@@ -98,7 +98,8 @@ def _find(
     if AFTER in connections:
         end = _position_of_sidecar(connections[AFTER])
     else:
-        end = _position_of_live(past)
+        end_of_live = past.end_of_live
+        end = _Position(*end_of_live) if end_of_live else None
     if start is None or end is None or not _leads(past, start, end):
         return None
     begin = _archived_from(past, start, end, table.before.size_bytes)
@@ -191,20 +192,6 @@ def _position_of_sidecar(connection: Connection) -> _Position | None:
     )
     entries = parse_history(int(str(name), 16), str(data).encode()) if data else ()
     return _Position(entries[-1].timeline, entries[-1].switch) if entries else None
-
-
-def _position_of_live(past: PastWal) -> _Position | None:
-    """Return a position behind everything that the snapshot of live has seen.
-
-    None on a standby, and when the archive had more than the server has: then they have parted.
-    """
-    archived = {timeline: past.wal.ranges(timeline) for timeline in past.wal.timelines()}
-    found = past.flush()
-    if found is None:
-        return None
-    timeline, seen = found
-    ranges = archived.get(timeline)
-    return _Position(timeline, seen) if ranges and ranges[-1][1] <= seen else None
 
 
 def _xids_between(connections: Mapping[str, Connection], settled: Settled) -> XidRange | None:

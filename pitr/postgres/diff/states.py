@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from pitr.errors import PrivilegeMissing, SourceUnusable, TableUnknown
 from pitr.postgres.diff.alignment import AlignedTable, align
@@ -31,17 +32,32 @@ _KINDS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class PastWal:
     """The archive that the states are of: its WAL, and the index of it.
 
-    `flush` has live write out what can be seen of it, and returns timeline and LSN of the end; None
-    on a standby. It uses a connection of its own.
+    `flushed` waits until live has written out what can be seen of it, and returns timeline and LSN
+    of the end; None where that takes long, and on a standby. It uses a connection of its own.
     """
 
     wal: ArchivedWal
     index: WalIndex
-    flush: Callable[[], tuple[int, Lsn] | None]
+    flushed: Callable[[], tuple[int, Lsn] | None]
+
+    @cached_property
+    def end_of_live(self) -> tuple[int, Lsn] | None:
+        """Timeline and LSN behind everything that the snapshot of live has seen.
+
+        Taken once, before the comparison makes temporary tables: their records stay in memory. None
+        where `flushed` has none, and when the archive had more than the server has: then they have
+        parted.
+        """
+        archived = {timeline: self.wal.ranges(timeline) for timeline in self.wal.timelines()}
+        found = self.flushed()
+        if found is None:
+            return None
+        ranges = archived.get(found[0])
+        return found if ranges and ranges[-1][1] <= found[1] else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,30 +1,50 @@
-"""Have a server write out all WAL of what others can see, and tell where that ends."""
+"""How far a server has written out the WAL of what others can see; nothing is written for it."""
 
 from __future__ import annotations
 
+import time
+
 from pitr.postgres.live.connection import Connection
 from pitr.postgres.live.faults import server_faults
+from pitr.postgres.wal.geometry import WalGeometry
+from pitr.postgres.wal.page import PAGE_BYTES
 from pitr.vocabulary.position import Lsn
 
+_FLUSH_SECONDS = 5.0
+_PAUSE_SECONDS = 0.05
 
-def flush_wal(connection: Connection) -> tuple[int, Lsn] | None:
-    """Return timeline and LSN behind all that a snapshot taken before sees; None on a standby.
 
-    What a transaction commits without waiting for the disk is seen before it is flushed, and what
-    one writes that has not ended may stay in memory for long. So a transaction of our own writes a
-    message that says nothing, some 60 bytes: its commit flushes all that is before it. The
-    connection has no transaction open. Raises SourceUnreachable, SourceUnusable, PrivilegeMissing.
+def flushed_wal(connection: Connection) -> tuple[int, Lsn] | None:
+    """Return timeline and LSN behind all that a snapshot taken before sees.
+
+    What commits without waiting for the disk is seen before it is flushed, so the end of the WAL
+    has to be on disk: wherever somebody commits it is within milliseconds. None on a standby, and
+    where it stays in memory, as what reading wrote (pruning) or an open transaction does while
+    nobody commits: the server then flushes when it lists what runs, every 15 seconds.
+    Raises SourceUnreachable, SourceUnusable, PrivilegeMissing.
     """
     with server_faults("ask where the WAL is"):
         row = connection.execute("SELECT pg_catalog.pg_is_in_recovery()").fetchone()
         if row is None or row[0]:
             return None
-        with connection.transaction():
-            connection.execute("SET LOCAL synchronous_commit = local")
-            connection.execute("SELECT pg_catalog.pg_logical_emit_message(true, 'pitr', '')")
         row = connection.execute(
-            "SELECT pg_catalog.pg_walfile_name(lsn), lsn::text"
-            " FROM (SELECT pg_catalog.pg_current_wal_flush_lsn() AS lsn) AS current"
+            "SELECT pg_catalog.pg_current_wal_insert_lsn()::text,"
+            " setting::bigint FROM pg_catalog.pg_settings WHERE name = 'wal_segment_size'"
         ).fetchone()
-    assert row is not None
-    return int(row[0][:8], 16), Lsn.parse(row[1])
+        assert row is not None
+        # At the begin of a page the next record would be behind the header, where no flush gets.
+        geometry = WalGeometry(row[1], PAGE_BYTES)
+        inserted = Lsn(geometry.end(geometry.position(Lsn.parse(row[0]).value)))
+        deadline = time.monotonic() + _FLUSH_SECONDS
+        while True:
+            row = connection.execute(
+                "SELECT pg_catalog.pg_walfile_name(lsn), lsn::text"
+                " FROM (SELECT pg_catalog.pg_current_wal_flush_lsn() AS lsn) AS current"
+            ).fetchone()
+            assert row is not None
+            flushed = Lsn.parse(row[1])
+            if flushed >= inserted:
+                return int(row[0][:8], 16), flushed
+            if time.monotonic() > deadline:
+                return None
+            time.sleep(_PAUSE_SECONDS)
