@@ -52,6 +52,8 @@ _FOLDERS = (
     "pg_wal/archive_status",
     "pg_xact",
 )
+# CLOG has two bits a transaction, in pages of 8 KiB and files of 32 pages.
+_XIDS_A_PAGE, _XIDS_A_FILE, _XACT_FILES = 1 << 15, 1 << 20, 1 << 12
 _OPEN_MAX = 64
 # Left free on the file system: sort files of an index, the log, what others write meanwhile.
 _SPARE_BYTES = 64 << 20
@@ -160,6 +162,22 @@ def write_wal(server: ServerFolder, segments: Iterable[DistilledSegment], size: 
             os.close(descriptor)
         written += len(segment.data)
     return written
+
+
+def extend_commit_log(server: ServerFolder, next_xid: int, zero_pages: int) -> None:
+    """Give pg_xact all pages that the records say that were added to it while redo runs.
+
+    Those records are left out. `next_xid` is about the one at which redo begins, so that as many
+    pages before it and behind it, and one more, are enough.
+    """
+    reach = (zero_pages + 1) * _XIDS_A_PAGE
+    number, last = max(next_xid - reach, 0) // _XIDS_A_FILE, (next_xid + reach) // _XIDS_A_FILE
+    for file in range(number, last + 1):
+        descriptor = _create(server, f"pg_xact/{file % _XACT_FILES:04X}")
+        try:
+            os.ftruncate(descriptor, max(os.fstat(descriptor).st_size, _XIDS_A_FILE // 4))
+        finally:
+            os.close(descriptor)
 
 
 def write_history(server: ServerFolder, timeline: int, data: bytes) -> None:

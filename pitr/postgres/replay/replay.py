@@ -425,6 +425,8 @@ class Replay:
         base = self._source.base
         with datadir.space_reported(server.folder):
             datadir.build(server, base, wanted, tablespaces=tablespaces, settings=settings)
+            xid = self._source.control.next_xid
+            datadir.extend_commit_log(server, xid, selection.zero_pages)
             if has_history:
                 entries = self._source.wal.history(self._stop.timeline)
                 datadir.write_history(server, self._stop.timeline, format_history(entries))

@@ -87,7 +87,7 @@ def select_by_index(
         selector.selection.scanned_records += len(rows)
         for match in _READ.finditer(bytes(rows["rmgr"])):
             lsn, length, _, manager, info, xid = _row(rows, match.start())
-            if selector.is_state(manager) or (
+            if selector.is_state(manager, info) or (
                 selector.is_readable(manager, info)
                 and selector.is_kept(lsn, manager, window.record(lsn, length))
             ):
@@ -104,7 +104,7 @@ def select_by_index(
         chosen.update((lsn, (length, 0)) for lsn, length in _wanted_ends(window, selector, rows))
     selector.selection.stop = indexed.last_boundary
     selector.add_records((lsn, chosen[lsn][0]) for lsn in sorted(chosen))
-    return selector.selection
+    return selector.finish()
 
 
 def _wanted_ends(

@@ -99,7 +99,7 @@ def select_records(
     selector.touch(touched)
     for found in scans(window):
         selector.add(found)
-    return selector.selection
+    return selector.finish()
 
 
 def scans(window: WalWindow, *, is_open: bool = False) -> Iterator[Scan]:

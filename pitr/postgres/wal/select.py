@@ -4,7 +4,9 @@ Kept are
 
     records with a block of a wanted relation; storage records that name one in their data
     XLOG records about the cluster: checkpoints, parameters, the end of a backup, ...
-    CLOG, MultiXact, CommitTs: transaction state that kept records rest on
+    CLOG, MultiXact, CommitTs: transaction state that kept records rest on; but no zero pages of
+    CLOG, which come with every 32,768 transactions of whomever: the pages are made beforehand
+    of the online checkpoints the last one, which knows of counters what those before it did
     RelMap of the shared catalogs and the wanted database; Database of the wanted database
     the end of a transaction, when a kept record carries its xid or one of its subtransactions'
     xids, or when one of them is older than the backup and so may have written before it
@@ -16,6 +18,7 @@ Everything else becomes filler: other relations, transactions that only touched 
 from __future__ import annotations
 
 import re
+from bisect import insort
 from collections.abc import Iterable, Iterator
 from dataclasses import astuple, dataclass, field
 
@@ -25,6 +28,7 @@ from pitr.postgres.wal.page import align
 from pitr.postgres.wal.payload import (
     BackupEnded,
     Checkpoint,
+    CheckpointRedo,
     DatabaseCreated,
     DatabaseDropped,
     ParameterChanged,
@@ -69,6 +73,7 @@ _ALWAYS = re.compile(b"[" + bytes(_STATE) + b"]", re.DOTALL)
 # END_OF_RECOVERY.
 _CLUSTER = frozenset((0x00, 0x10, 0x30, 0x50, 0x60, 0x80, 0x90, 0xE0))
 _INFO_AT = 16
+_ZERO_PAGE = 0x00
 _ENDS = frozenset((COMMIT, PREPARE, ABORT, COMMIT_PREPARED, ABORT_PREPARED))
 
 
@@ -82,7 +87,7 @@ class Selection:
     `shared_mapped` those of shared catalogs.
     `created` is where the wanted database was made inside the stretch, as (tablespace, database),
     `templates` are those that its files were copied from.
-    `touched` are the transactions that wrote what is wanted.
+    `touched` are the transactions that wrote what is wanted. `zero_pages` were added to CLOG.
     The setting is the largest that the source had.
     """
 
@@ -98,6 +103,7 @@ class Selection:
     shared_mapped: set[int] = field(default_factory=set)
     touched: set[int] = field(default_factory=set)
     max_prepared_transactions: int = 0
+    zero_pages: int = 0
 
 
 class RecordSelector:
@@ -125,11 +131,17 @@ class RecordSelector:
         self._redo = redo
         self._stop = stop
         self._numbers = {number for _, number in wanted.files}
+        # The last online checkpoint: LSN, length and redo point; and what marks redo points, from
+        # 17 on: LSN and length.
+        self._online: tuple[int, int, int] | None = None
+        self._marks: dict[int, int] = {}
 
     def add(self, scan: Scan) -> None:
         """Take the next records."""
         rows = set(self._with_wanted_blocks(scan))
-        rows |= {match.start() for match in _ALWAYS.finditer(bytes(scan.records.rmgr))}
+        rmgrs, infos = scan.records.rmgr, scan.records.info
+        states = (match.start() for match in _ALWAYS.finditer(bytes(rmgrs)))
+        rows |= {row for row in states if self.is_state(rmgrs[row], infos[row])}
         ends = []
         for row, data in scan.kept():
             manager = scan.records.rmgr[row]
@@ -194,6 +206,12 @@ class RecordSelector:
                 return self._wanted.has_shared and database == self._wanted.database
             case DatabaseCreated():
                 return False
+            case Checkpoint(is_shutdown=False, redo=redo):
+                self._online = (lsn, len(data), redo)
+                return False
+            case CheckpointRedo():
+                self._marks[lsn] = len(data)
+                return False
             case TablespaceCreated() | TablespaceDropped() | TableTruncated() | None:
                 return False
             case payload:
@@ -215,9 +233,11 @@ class RecordSelector:
             return info & INFO_MASK in _CLUSTER
         return manager in (RM_SMGR, RM_RELMAP, RM_DBASE)
 
-    @staticmethod
-    def is_state(manager: int) -> bool:
-        """Return whether records of a resource manager are about the state of transactions."""
+    def is_state(self, manager: int, info: int) -> bool:
+        """Return whether a record is about the state of transactions; count zero pages of CLOG."""
+        if manager == RM_CLOG and info & INFO_MASK == _ZERO_PAGE:
+            self.selection.zero_pages += 1
+            return False
         return manager in _STATE
 
     @staticmethod
@@ -282,6 +302,24 @@ class RecordSelector:
                 end = self._geometry.next_begin(lsn, align(length))
         if begin >= 0:
             self._add_run(begin, last, last_length)
+
+    def finish(self) -> Selection:
+        """Add the last online checkpoint, and return what was selected."""
+        selection, geometry = self.selection, self._geometry
+        records: list[tuple[int, int]] = []
+        if self._online is not None:
+            lsn, length, redo = self._online
+            records.append((lsn, length))
+            if redo > self._redo:
+                selection.redo_points.append(redo)
+            if redo in self._marks:
+                records.append((redo, self._marks[redo]))
+        for lsn, length in records:
+            end = geometry.end(geometry.position(lsn) + align(length))
+            if end <= self._stop:
+                insort(selection.runs, KeptRun(lsn, lsn, end), key=lambda run: run.begin)
+                selection.kept_records += 1
+        return selection
 
     def _add_runs(self, scan: Scan, rows: list[int]) -> None:
         """Join rows that follow each other into runs."""
