@@ -38,7 +38,7 @@ _STEPS = (1, 4, 16)
 _ORDERS = 50_000
 _STANZA, _CONFIGURATION = "bench", "pgbackrest.conf"
 _PITR, _FULL, _PEER = "pitr restore", "full recovery by PostgreSQL", "pgBackRest restore"
-_PEER_PART = "pgBackRest restore --db-include"
+_PEER_PART = "pgBackRest restore --db-exclude"
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +139,7 @@ def measure(life: Life) -> Measured:
     others: dict[str, Callable[[], tuple[int, int]]] = {_FULL: lambda: _full(life)}
     if life.has_peer:
         others[_PEER] = lambda: _peer(life)
-        others[_PEER_PART] = lambda: _peer(life, f"--db-include={_DATABASES[0]}")
+        others[_PEER_PART] = lambda: _peer(life, f"--db-exclude={_OTHER}")
     _surgical(life)  # so that nobody pays for compiling Python
     own, ways = [], {}
     for name, way in others.items():

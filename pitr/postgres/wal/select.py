@@ -6,7 +6,7 @@ Kept are
     XLOG records about the cluster: checkpoints, parameters, the end of a backup, ...
     CLOG, MultiXact, CommitTs: transaction state that kept records rest on; but no zero pages of
     CLOG, which come with every 32,768 transactions of whomever: the pages are made beforehand
-    of the online checkpoints the last one, which knows of counters what those before it did
+    of the online checkpoints the base's and the last one, which has the counters of those before
     RelMap of the shared catalogs and the wanted database; Database of the wanted database
     the end of a transaction, when a kept record carries its xid or one of its subtransactions'
     xids, or when one of them is older than the backup and so may have written before it
@@ -206,10 +206,10 @@ class RecordSelector:
                 return self._wanted.has_shared and database == self._wanted.database
             case DatabaseCreated():
                 return False
-            case Checkpoint(is_shutdown=False, redo=redo):
+            case Checkpoint(is_shutdown=False, redo=redo) if redo > self._redo:
                 self._online = (lsn, len(data), redo)
                 return False
-            case CheckpointRedo():
+            case CheckpointRedo() if lsn > self._redo:
                 self._marks[lsn] = len(data)
                 return False
             case TablespaceCreated() | TablespaceDropped() | TableTruncated() | None:
@@ -310,8 +310,7 @@ class RecordSelector:
         if self._online is not None:
             lsn, length, redo = self._online
             records.append((lsn, length))
-            if redo > self._redo:
-                selection.redo_points.append(redo)
+            selection.redo_points.append(redo)
             if redo in self._marks:
                 records.append((redo, self._marks[redo]))
         for lsn, length in records:
