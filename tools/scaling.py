@@ -27,7 +27,7 @@ DAY_SECONDS = 86_400
 
 # Measured: docs/benchmarks.md. A first load compresses 8-fold, pgbench 16-fold; 154 MB took 11.8.
 WAL_RATIO = 154 / 11.8
-INDEX_SHARE = 0.144  # of the compressed WAL, pgbench as a whole
+INDEX_SHARE = 0.137  # of the compressed WAL, segments of small records: the most that was measured
 CAPTURE_CPU_SECONDS = (2.49 - 0.3) / (154 * MB)  # a byte of WAL, index and CRC included
 BACKUP_CPU_SECONDS = 4.7 / (650 * MB)  # a byte of the cluster
 CHANGED_SHARE = 0.5  # of a base's chunks, stored anew after scattered updates
