@@ -28,6 +28,7 @@ from pitr.postgres.diff.row_versions import (
     read_versions,
 )
 from pitr.postgres.diff.states import PastWal, States, comparing
+from pitr.postgres.index.upkeep import complete_index
 from pitr.postgres.index.wal_index import WalIndex
 from pitr.postgres.live.flushed import flushed_wal
 from pitr.postgres.replay.replay import ReplayedTables
@@ -117,9 +118,10 @@ class Life:
         return [self.recorded.replayed(at, TABLES, database="postgres") for at in positions]
 
     def past(self) -> PastWal:
-        """Open the WAL; nothing of it is indexed."""
-        wal = GrowingWal(self.server)
-        index = WalIndex(LocalStore(self.recorded.new_folder()), wal)
+        """Open the WAL; its whole segments are indexed, the rest is scanned when asked."""
+        wal, store = GrowingWal(self.server), LocalStore(self.recorded.new_folder())
+        assert complete_index(store, wal) > 0
+        index = WalIndex(store, wal)
 
         def flushed() -> tuple[int, Lsn] | None:
             self.commit()
