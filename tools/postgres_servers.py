@@ -120,9 +120,11 @@ class Server:
             raise
 
     def __enter__(self) -> Server:
-        """Start the server."""
+        """Start the server; a standby also streams when this returns."""
         try:
             self.start()
+            if (self.data / "standby.signal").exists():
+                self._wait_until_streaming()
         except BaseException:
             self.discard()
             raise
@@ -237,6 +239,14 @@ class Server:
                 break
             time.sleep(0.01)
         raise RuntimeError(f"PostgreSQL {self.major} did not start:\n{self.log_text()[-3000:]}")
+
+    def _wait_until_streaming(self) -> None:
+        # Else a primary that is stopped soon would have sent nothing of what it wrote.
+        deadline = time.monotonic() + START_SECONDS
+        while self.query("SELECT status FROM pg_stat_wal_receiver") != [("streaming",)]:
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"the standby does not stream:\n{self.log_text()[-3000:]}")
+            time.sleep(0.01)
 
     def stop(self, mode: StopMode = "fast") -> None:
         """Shut the server down as `pg_ctl stop` does, and return when it is gone."""
