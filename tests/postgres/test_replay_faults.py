@@ -15,13 +15,16 @@ import pytest
 
 from pitr.archive.archive import open_archive
 from pitr.archive.local import LocalStore
+from pitr.errors import SidecarFailed
 from pitr.postgres.capture.push import push_file
+from pitr.postgres.replay.server import ServerFolder, find_binaries, running, server_account
 from pitr.postgres.wal.segment_name import SegmentName
 from pitr.vocabulary.position import Lsn
 from tests.cli.commands import PITR, Done, environment, pitr, succeed, told
 from tests.postgres.backups import take
 from tests.postgres.replay_world import archiving_server, finish_wal, take_base, world_folder
 from tests.processes import beside
+from tools.postgres_servers import Server
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +159,20 @@ def test_server_that_does_not_start_is_quoted(
     assert done.code == 3, done.err
     assert "the sidecar could not be recovered" in told(done.err)[0]
     assert "initialized by PostgreSQL version 14" in done.err
+
+
+def test_server_that_lacks_its_first_checkpoint_does_not_wait_for_it(server: Server) -> None:
+    """No WAL will come: it fails with what its log says."""
+    server.stop()
+    for segment in server.wal.glob("0*"):
+        segment.unlink()
+    (server.data / "standby.signal").touch()
+    folder = ServerFolder(
+        server.folder, find_binaries(15, chosen=server.bin), server_account("postgres"), "postgres"
+    )
+    with pytest.raises(SidecarFailed, match="could not be recovered") as failed, running(folder):
+        pass
+    assert "checkpoint record" in str(failed.value.detail)
 
 
 def test_copy_of_a_database_made_by_copying_files_is_refused(

@@ -40,6 +40,8 @@ _PDEATHSIG = 1  # prctl(2): PR_SET_PDEATHSIG
 _LOG_LINES = 8
 _STOP_SECONDS = 60.0
 _NUDGE_SECONDS = 2.0
+# "starting" until the redo of the first checkpoint begins, for which a standby waits too.
+_IN_RECOVERY = ("starting", "standby")
 _FOLDERS = (
     "/usr/lib/postgresql/{}/bin",
     "/usr/pgsql-{}/bin",
@@ -356,7 +358,7 @@ def _wait_until_ready(server: ServerFolder, process: subprocess.Popen[bytes]) ->
             status = lines[7].strip() if int(lines[0]) == process.pid else ""
             if status == "ready":
                 return
-            if status == "standby" and time.monotonic() > nudge:
+            if status in _IN_RECOVERY and time.monotonic() > nudge:
                 _forbid_waiting(server, process)
                 nudge = time.monotonic() + _NUDGE_SECONDS
         time.sleep(pause_seconds)
