@@ -40,6 +40,7 @@ _PDEATHSIG = 1  # prctl(2): PR_SET_PDEATHSIG
 _LOG_LINES = 8
 _STOP_SECONDS = 60.0
 _NUDGE_SECONDS = 2.0
+_FREE_BYTES_MIN = 1 << 20
 # "starting" until the redo of the first checkpoint begins, for which a standby waits too.
 _IN_RECOVERY = ("starting", "standby")
 _FOLDERS = (
@@ -384,7 +385,9 @@ def failed(server: ServerFolder, seen: str) -> SidecarFailed:
     lines = server.log.read_text(errors="replace").splitlines() if server.log.exists() else []
     grave = [line for line in lines if re.search(r"\b(FATAL|PANIC|ERROR|DETAIL|HINT):", line)]
     quoted = "\n".join(dict.fromkeys((*grave[-_LOG_LINES:], *lines[-2:])))
-    full = "No space left on device" in quoted
+    # Not every message of a server on a full disk says so ("could not write init file").
+    free = shutil.disk_usage(server.folder).free
+    full = "No space left on device" in quoted or free < _FREE_BYTES_MIN
     return SidecarFailed(
         "the sidecar could not be recovered",
         detail=f"{seen} Its log ends with:\n{quoted}",
