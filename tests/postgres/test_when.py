@@ -188,7 +188,7 @@ def test_transaction_is_the_one_that_the_model_names(site: Site, seed: int) -> N
             life.step()
         site.back_up()
         life.events.clear()
-        for _ in range(40):
+        for _ in range(25):
             life.step()
     succeed(site.folder, "mark", "now")
     if seed % 2:

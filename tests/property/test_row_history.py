@@ -60,7 +60,7 @@ def assert_told_as_sql_sees_it(seed: int, folder: Path, steps: int) -> None:
 
 
 # The last two have rows that change on overflow pages while no other page of their table does.
-@pytest.mark.parametrize("seed", [*range(48), 170, 305])
+@pytest.mark.parametrize("seed", [*range(24), 170, 305])
 def test_random_life_is_told_as_sql_sees_it(seed: int, tmp_path: Path) -> None:
     """For every commit and table the counts and flags equal those of a comparison of everything."""
     assert_told_as_sql_sees_it(seed, tmp_path, 60)
@@ -73,7 +73,7 @@ def test_long_random_life_is_told_as_sql_sees_it(seed: int, tmp_path: Path) -> N
     assert_told_as_sql_sees_it(seed, tmp_path, 150)
 
 
-@pytest.mark.parametrize("seed", range(100, 116))
+@pytest.mark.parametrize("seed", range(100, 108))
 def test_one_table_asked_for_is_told_as_among_all(seed: int, tmp_path: Path) -> None:
     """Watching one table alone finds the same, in-place changes of overflow pages included."""
     life = lived(seed, tmp_path, 60, alone=("vacuum", "add", "drop_column", "reindex", "squeeze"))
@@ -102,7 +102,7 @@ def last_end(present: list[set[int]], key: int) -> int | None:
     return max(ends, default=None)
 
 
-@pytest.mark.parametrize("seed", range(200, 212))
+@pytest.mark.parametrize("seed", range(200, 206))
 def test_end_of_a_row_is_where_it_was_last_seen(seed: int, tmp_path: Path) -> None:
     """`when --gone` finds the commit at which a look at whole databases sees the row vanish."""
     tables = ("CREATE TABLE {}(id INTEGER PRIMARY KEY, a, b, c)",)
@@ -121,7 +121,7 @@ def test_end_of_a_row_is_where_it_was_last_seen(seed: int, tmp_path: Path) -> No
             assert (outcome.row or {}).get("id", key) == key
 
 
-@pytest.mark.parametrize("seed", range(300, 360))
+@pytest.mark.parametrize("seed", range(300, 330))
 def test_damage_is_refused_or_without_effect(seed: int, tmp_path: Path) -> None:
     """Whatever bytes of archived pages say, the walk ends, with an answer or an error of ours."""
     life = lived(seed, tmp_path, 12)
