@@ -66,8 +66,9 @@ class World:
 
     def check(self) -> None:
         """Compare what is archived with the server, after a last undisturbed capture."""
+        end = flushed(self.primary)  # the server goes on writing a little by itself
         assert self.once() == 0, (self.folder / "log").read_text()[-2000:]
-        assert archived_end(self.store, 1) >= flushed(self.primary)
+        assert archived_end(self.store, 1) >= end
         assert len(WalArchive(self.store).ranges(1)) == 1
         assert_same_as_server(self.store, self.primary)
         assert not [path for path in (self.folder / "spool").glob("*/*") if path.is_file()]

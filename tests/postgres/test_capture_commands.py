@@ -127,8 +127,11 @@ def test_archive_command_archives_what_the_server_writes(site: Site) -> None:
     site.primary.restart()
     codes: list[int] = []
 
+    # Opened for both, as a pipe is that waits for nobody: the shell at its other end may be killed.
+    asked, answered = ask.open("r+b", buffering=0), answer.open("r+b", buffering=0)
+
     def serve() -> None:
-        while (path := ask.read_text().strip()) != "end":
+        while (path := asked.readline().decode().strip()) != "end":
             # The first try fails, as if the store was out: PostgreSQL must ask again.
             place = ["--archive", str(site.folder / "no-archive")] if not codes else []
             done = subprocess.run(
@@ -138,7 +141,7 @@ def test_archive_command_archives_what_the_server_writes(site: Site) -> None:
                 check=False,
             )
             codes.append(done.returncode)
-            answer.write_text(f"{done.returncode}\n")
+            answered.write(f"{done.returncode}\n".encode())
 
     server = threading.Thread(target=serve)
     server.start()
@@ -150,8 +153,10 @@ def test_archive_command_archives_what_the_server_writes(site: Site) -> None:
         60,
     )
     site.primary.stop("immediate")
-    ask.write_text("end\n")
+    asked.write(b"end\n")
     server.join(30)
+    asked.close()
+    answered.close()
 
     assert codes[0] == 3
     assert 0 in codes
