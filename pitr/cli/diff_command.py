@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 import click
 
 from pitr.cli.options import json_option, settings_of, source_options
+from pitr.cli.past import tables_option
 from pitr.cli.render import SCHEMA, csv_text, json_value, note, target_json
 from pitr.operations.diff import Diff, DiffRequest, DiffTable, open_diff
 from pitr.sqlite.statement.literal import literal
@@ -32,14 +33,7 @@ Write = Callable[[str], object]
 
 @click.command()
 @click.argument("recovery_id", required=False, metavar="[ID]")
-@click.option(
-    "-t",
-    "--table",
-    "tables",
-    multiple=True,
-    metavar="TABLE",
-    help="A table, or several by * and ?; repeatable.",
-)
+@tables_option
 @click.option(
     "--class",
     "classes",

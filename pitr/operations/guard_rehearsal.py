@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from pitr.config import Settings
-from pitr.errors import Interrupted, PitrError, PreconditionFailed, UsageError
 from pitr.operations.engine import engine_of_source, wired
 from pitr.operations.guard_losses import GuardLimits, TableLoss, passed_limits
 from pitr.vocabulary.event import OnEvent
@@ -15,6 +14,7 @@ from pitr.vocabulary.statement_finding import Severity, SqlText, StatementFindin
 from pitr.vocabulary.target import ResolvedTarget
 
 OnTarget = Callable[[ResolvedTarget], None]
+NOT_REHEARSED = "nothing was rehearsed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,17 +81,6 @@ def rehearse(
         found=found,
         passed=passed_limits(found.tables, empty, limits.max_deleted, limits.forbidden),
         seconds=round(time.monotonic() - began, 3),
-    )
-
-
-def not_current(error: PitrError) -> PitrError:
-    """Return the error for an archive that could not be brought up to now."""
-    if isinstance(error, UsageError | Interrupted):
-        return error
-    return PreconditionFailed(
-        f"the archive is not proven current, so nothing was rehearsed: {error.message}",
-        detail=error.detail,
-        hint=error.hint or "Run 'pitr status' to see how the archive stands.",
     )
 
 

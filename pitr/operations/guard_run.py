@@ -9,10 +9,11 @@ from datetime import UTC, datetime
 from pitr.archive.archive import Mark
 from pitr.archive.lease import is_live, read_newest_lease
 from pitr.config import Settings
-from pitr.errors import Interrupted, PitrError, PreconditionFailed, UsageError
+from pitr.errors import Interrupted, PitrError, PreconditionFailed
 from pitr.operations.capture import mark
 from pitr.operations.clock import now_us
 from pitr.operations.engine import engine_of_source, wired
+from pitr.operations.guard_current import not_current
 from pitr.operations.guard_losses import (
     GuardLimits,
     GuardRepair,
@@ -146,14 +147,8 @@ def _begin(settings: Settings, on_event: OnEvent, *, by_window: bool) -> tuple[W
         watch = watch_command(settings, by_window=by_window)
         before = mark(settings, name, on_event)
         require_recoverable(settings, f"name:{before.name}")
-    except UsageError:
-        raise
     except PitrError as error:
-        raise PreconditionFailed(
-            f"the archive is not proven current, so the command was not run: {error.message}",
-            detail=error.detail,
-            hint=error.hint or "Run 'pitr status' to see how the archive stands.",
-        ) from error
+        raise not_current(error, "the command was not run") from error
     return watch, before
 
 

@@ -10,8 +10,9 @@ from pitr.config import Settings
 from pitr.errors import PitrError, UsageError
 from pitr.operations.clock import now_us
 from pitr.operations.guard_check import in_file
+from pitr.operations.guard_current import not_current
 from pitr.operations.guard_losses import TableLoss, losses_of
-from pitr.operations.guard_rehearsal import OnTarget, RehearsedTexts, not_current
+from pitr.operations.guard_rehearsal import NOT_REHEARSED, OnTarget, RehearsedTexts
 from pitr.operations.postgres.absence import absence_explained
 from pitr.operations.postgres.capture import bring_up_to_now
 from pitr.operations.postgres.restore import Way, find_way
@@ -62,7 +63,7 @@ def _now(settings: Settings, on_event: OnEvent, wait_seconds: float) -> Way:
     try:
         point = bring_up_to_now(settings, on_event, wait_seconds=wait_seconds)
     except PitrError as error:
-        raise not_current(error) from error
+        raise not_current(error, NOT_REHEARSED) from error
     return find_way(settings, RestoreRequest(tables=(), target=f"lsn:{point.end}"), now_us())
 
 

@@ -9,8 +9,9 @@ from pitr.config import Settings
 from pitr.errors import PitrError, PreconditionFailed, UsageError
 from pitr.operations.clock import now_us
 from pitr.operations.guard_check import in_file
+from pitr.operations.guard_current import not_current
 from pitr.operations.guard_losses import losses_of
-from pitr.operations.guard_rehearsal import OnTarget, RehearsedTexts, not_current
+from pitr.operations.guard_rehearsal import NOT_REHEARSED, OnTarget, RehearsedTexts
 from pitr.operations.sqlite.capture import bring_up_to_now
 from pitr.operations.sqlite.reading import Reading, open_reading
 from pitr.recovery.folder import new_recovery
@@ -71,7 +72,7 @@ def _now(
     try:
         _, pages = bring_up_to_now(settings, on_event, wait_seconds=wait_seconds)
     except PitrError as error:
-        raise not_current(error) from error
+        raise not_current(error, NOT_REHEARSED) from error
     reading = open_reading(settings)
     return reading, reading.resolve(str(CommitNumber(pages.last_commit().number)))
 
