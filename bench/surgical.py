@@ -2,9 +2,10 @@
 
 The same table of orders with the same changes each time; pgbench's tables and their WAL are what
 grows. Three ways to the same LSN, each from its own archive of the same life: `pitr restore`,
-PostgreSQL's full recovery from a copy of a plain base backup, and pgBackRest where it is installed,
-of all databases and of the one alone. pitr comes between the others, and its median counts.
-Processor time is that of all processes of a way; other work on the machine does not lengthen it.
+PostgreSQL's full recovery from a compressed pg_basebackup, and pgBackRest where it is installed, of
+all databases, and without the half of them that lies in another one. pitr comes between the others,
+and its median counts. What a way restored is removed before the next one begins. Processor time is
+that of all processes of a way; other work on the machine does not lengthen it.
 """
 
 from __future__ import annotations
@@ -12,10 +13,8 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from statistics import median
@@ -23,22 +22,29 @@ from statistics import median
 import psycopg
 
 from bench.report import Aim, Bar, Result, Table, bytes_text, seconds_text, times
-from bench.world import Size, folder_bytes, pitr, say
-from pitr.archive.archive import open_archive
-from pitr.archive.local import LocalStore
-from pitr.postgres.capture.push import push_file
-from pitr.postgres.index.compaction import compact_index
-from pitr.postgres.index.upkeep import complete_index
+from bench.surgical_life import (
+    DATABASE,
+    ORDERS,
+    OTHER,
+    Life,
+    new_folder,
+    pgbackrest,
+    push,
+    record_growing,
+    run_peer,
+    tell,
+)
+from bench.world import Size, folder_bytes, pitr
 from pitr.postgres.replay.server import server_account
-from pitr.postgres.wal_store.archive import WalArchive
 from tools.postgres_servers import Server
 
-_SCALE_BYTES = 15 << 20
 _STEPS = (1, 4, 16)
-_ORDERS = 50_000
-_STANZA, _CONFIGURATION = "bench", "pgbackrest.conf"
 _PITR, _FULL, _PEER = "pitr restore", "full recovery by PostgreSQL", "pgBackRest restore"
-_PEER_PART = "pgBackRest restore --db-exclude"
+_PARTS = (f"--db-include={DATABASE}", f"--db-exclude={OTHER}")
+_BLOCK_BYTES = 512
+_WORDS = {"seconds": "time", "cpu_seconds": "CPU", "bytes_read": "bytes read"}
+# At least so many times faster than pgBackRest's restore, by the size of the cluster.
+_FASTER = {"4GB": 15, "16GB": 50}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,48 +59,56 @@ class Way:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    cluster_bytes: int
-    wal_bytes: int
+    """What all ways took back into one life."""
+
+    life: Life
     ways: Mapping[str, Way]
 
 
 def run(size: Size) -> Result:
     """Measure clusters of a sixteenth, a quarter and the whole of the size."""
+    if shutil.which("lz4") is None:
+        raise SystemExit("the benchmark needs the program lz4, as in 'apt-get install lz4'")
     found = [_measure(size.bytes * step // _STEPS[-1]) for step in _STEPS]
     columns = ["cluster", "its WAL", "way", "time", "to pitr", "CPU", "to pitr", "read", "on disk"]
     rows = [_row(one, name, way) for one in found for name, way in one.ways.items()]
     note = (
-        f"{_ORDERS} orders of 2 KB with their changes; time until the first row can be asked, the "
-        "start of Python included. Everything is in the page cache. CPU: all processes of a way."
+        f"{ORDERS} orders of 2 KB with their changes; time until the first row can be asked, the "
+        "start of Python included. The page cache has what fits. CPU: all processes of a way."
     )
-    last, first = found[-1].ways, found[0].ways
-    growth = last[_PITR].cpu_seconds / first[_PITR].cpu_seconds
-    aims = [
-        Aim("one table, cluster 16 times as large: CPU of pitr restore grows by", growth, 1.2),
-        Aim(
-            "one table, cluster 16 times as large: bytes read grow by",
-            last[_PITR].bytes_read / first[_PITR].bytes_read,
-            1.2,
-        ),
-    ]
-    if _PEER in last:
-        faster = last[_PEER].cpu_seconds / last[_PITR].cpu_seconds
-        aims.append(Aim(f"{_PEER} of {size.name} / pitr, CPU", faster, 15, is_maximum=False))
     figure = "Seconds until one table of 100 MB can be asked"
     bars = [
-        Bar(figure, f"{name}, cluster of {bytes_text(one.cluster_bytes)}", way.seconds)
+        Bar(figure, f"{name}, cluster of {bytes_text(one.life.cluster_bytes)}", way.seconds)
         for one in found
         for name, way in one.ways.items()
     ]
     title = f"One table back, clusters up to {size.name}"
-    return Result([Table(title, columns, rows, note)], aims, bars)
+    return Result([Table(title, columns, rows, note)], _aims(size, found), bars)
+
+
+def _aims(size: Size, found: list[Measured]) -> list[Aim]:
+    first, last = found[0].ways, found[-1].ways
+    grown = ("seconds", "cpu_seconds", "bytes_read")
+    aims = [
+        Aim(f"one table, cluster 16 times as large: {_WORDS[name]} of pitr restore grows by",
+            getattr(last[_PITR], name) / getattr(first[_PITR], name), 1.2)
+        for name in grown
+    ]  # fmt: skip
+    if _PEER in last and size.name in _FASTER:
+        aims += [
+            Aim(f"{_PEER} of {size.name} / pitr, {_WORDS[name]}",
+                getattr(last[_PEER], name) / getattr(last[_PITR], name), _FASTER[size.name],
+                is_maximum=False)
+            for name in ("seconds", "cpu_seconds")
+        ]  # fmt: skip
+    return aims
 
 
 def _row(one: Measured, name: str, way: Way) -> list[str]:
     pitr_way = one.ways[_PITR]
     return [
-        bytes_text(one.cluster_bytes),
-        bytes_text(one.wal_bytes),
+        bytes_text(one.life.cluster_bytes),
+        bytes_text(one.life.wal_bytes),
         name,
         seconds_text(way.seconds),
         times(way.seconds / pitr_way.seconds),
@@ -105,31 +119,10 @@ def _row(one: Measured, name: str, way: Way) -> list[str]:
     ]
 
 
-# --- a life --------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Life:
-    """A folder with the archives of one cluster's life; `stop` is an LSN before its DROP TABLE."""
-
-    folder: Path
-    stop: str
-    has_peer: bool
-
-
-@contextmanager
-def _folder() -> Iterator[Path]:
-    """Yield a folder that the servers' user can walk to."""
-    folder = Path(tempfile.mkdtemp(prefix="pitr-bench-", dir="/var/tmp"))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder)
-
-
 def _measure(bytes_besides: int) -> Measured:
-    with _folder() as folder:
-        life = record(folder, bytes_besides)
+    with new_folder() as folder:
+        has_peer = shutil.which("pgbackrest") is not None
+        life = record_growing(folder, bytes_besides, has_peer=has_peer)
         push(life)
         return measure(life)
 
@@ -139,157 +132,73 @@ def measure(life: Life) -> Measured:
     others: dict[str, Callable[[], tuple[int, int]]] = {_FULL: lambda: _full(life)}
     if life.has_peer:
         others[_PEER] = lambda: _peer(life)
-        others[_PEER_PART] = lambda: _peer(life, f"--db-exclude={_OTHER}")
-    _surgical(life)  # so that nobody pays for compiling Python
+        for part in _PARTS:
+            others[f"{_PEER} {part.split('=')[0]}"] = lambda part=part: _peer(life, part)
+    surgical(life)  # so that nobody pays for compiling Python
     own, ways = [], {}
     for name, way in others.items():
-        own.append(_timed(_PITR, lambda: _surgical(life)))
-        ways[name] = _timed(name, way)
-    own.append(_timed(_PITR, lambda: _surgical(life)))
+        own.append(_timed(life, _PITR, lambda: surgical(life)))
+        ways[name] = _timed(life, name, way)
+    own.append(_timed(life, _PITR, lambda: surgical(life)))
     # Of each measure the median, not those of one run: other work disturbs them differently.
     middle = Way(*(median(getattr(way, field.name) for way in own) for field in fields(Way)))
-    sizes = (folder_bytes(life.folder / name) for name in ("base", "wal"))
-    return Measured(*sizes, {_PITR: middle, **ways})
+    return Measured(life, {_PITR: middle, **ways})
 
 
-def _timed(name: str, work: Callable[[], tuple[int, int]]) -> Way:
+def _timed(life: Life, name: str, work: Callable[[], tuple[int, int]]) -> Way:
+    tell(life.folder, f"{name} begins")
     before, began = os.times(), time.monotonic()
     read, disk = work()
     seconds, after = time.monotonic() - began, os.times()
     way = Way(seconds, sum(after[:4]) - sum(before[:4]), read, disk)
-    load = os.getloadavg()[0]
-    say(f"{name}: {seconds_text(seconds)}, CPU {seconds_text(way.cpu_seconds)}, load {load:.1f}")
+    took = f"{seconds_text(seconds)}, CPU {seconds_text(way.cpu_seconds)}"
+    tell(life.folder, f"{name}: {took}, {bytes_text(disk)} on disk")
     return way
-
-
-def record(folder: Path, bytes_besides: int) -> Life:
-    """Live a life in a folder that exists: half of what is besides lies in another database."""
-    say(f"a cluster with {bytes_text(bytes_besides)} besides")
-    folder.chmod(0o711)
-    for name in ("wal", "base", "repository", "sidecars", "full", "peer"):
-        (folder / name).mkdir(mode=0o711)
-        server_account("postgres").own(folder / name)
-    for name in ("base", "peer"):
-        (folder / name).chmod(0o700)
-    has_peer = shutil.which("pgbackrest") is not None
-    scale = max(1, bytes_besides // _SCALE_BYTES // 2)
-    # What is loaded before the base backups is in them: its WAL is not archived.
-    settings = {"archive_mode": True, "archive_command": "true", **_SETTINGS}
-    with Server(15, place=folder, settings=settings) as server:
-        server.query(f"CREATE DATABASE {_OTHER}")
-        for database in _DATABASES:
-            initialise = ["-i", "-q", "-I", "dtgp", "-s", str(scale)]
-            server.run("pgbench", *initialise, database=database)
-        server.query(
-            f"CREATE TABLE orders AS SELECT i AS id, {_TEXT} AS note FROM generate_series(1, "
-            f"{_ORDERS}) AS i"
-        )
-        server.query("ALTER TABLE orders ADD PRIMARY KEY (id)")
-        server.query("VACUUM (FREEZE) orders")  # else chance says which pages get hints, and WAL
-        _archive(folder, server, has_peer=has_peer)
-        _back_up(folder, server, has_peer=has_peer)
-        server.query(f"UPDATE orders SET note = {_TEXT} WHERE id % 40 = 0")
-        for database in _DATABASES:
-            _work(server, database, scale)
-        server.query(f"UPDATE orders SET note = {_TEXT} WHERE id % 40 = 20")
-        stop = str(server.value("SELECT pg_current_wal_insert_lsn()::text"))
-        server.query("DROP TABLE orders")
-        server.query("SELECT pg_switch_wal()")
-        server.query("CHECKPOINT")
-        waiting = "SELECT count(*) FROM pg_ls_archive_statusdir() WHERE name LIKE '%.ready'"
-        while server.value(waiting):
-            time.sleep(0.1)
-    return Life(folder, stop, has_peer)
-
-
-_TEXT = "repeat(md5(random()::text), 60)"
-_OTHER = "elsewhere"
-_DATABASES = ("postgres", _OTHER)
-_SETTINGS: dict[str, str | int | bool] = {
-    "max_wal_size": "2GB",
-    "autovacuum": False,
-    "max_wal_senders": 4,
-    "shared_buffers": "128MB",
-    "synchronous_commit": False,
-}
-
-
-def _archive(folder: Path, server: Server, *, has_peer: bool) -> None:
-    """Begin to archive the WAL each way."""
-    archive = f"cp %p {folder / 'wal'}/%f"
-    if has_peer:
-        _configure_peer(folder, server)
-        _run_peer(folder, "stanza-create")
-        archive += f" && {' '.join(_pgbackrest(folder, 'archive-push'))} %p"
-    server.configure({"archive_command": archive})
-    server.reload()
-
-
-def _work(server: Server, database: str, scale: int) -> None:
-    """Change rows in all places of other tables: about as much WAL as they have bytes."""
-    server.run("pgbench", "-n", "-t", str(scale * 100), "-c", "2", database=database)
-    server.query("UPDATE pgbench_accounts SET abalance = abalance + 1 WHERE aid % 60 = 0", database)
-
-
-def _back_up(folder: Path, server: Server, *, has_peer: bool) -> None:
-    """Take a base backup each way, one after the other."""
-    say("base backups")
-    base = ["-D", str(folder / "base"), "-c", "fast", "-X", "none", "--no-sync"]
-    server.run("pg_basebackup", *base)
-    pitr(folder, "init", server.url(), "--archive", "archive")
-    pitr(folder, "backup", "--checkpoint", "fast")
-    if has_peer:
-        _run_peer(folder, "backup")
-
-
-def push(life: Life) -> None:
-    """Bring the WAL into the archive of pitr, as a capture would have."""
-    say("archiving the WAL")
-    store = LocalStore(life.folder / "archive")
-    for path in sorted((life.folder / "wal").iterdir()):
-        push_file(store, open_archive(store), path)
-    complete_index(store, WalArchive(store))
-    while compact_index(store, now_us=time.time_ns() // 1000).merges:
-        pass  # a capture does one level every ten minutes
 
 
 # --- the ways back -------------------------------------------------------------------------------
 
 
-def _surgical(life: Life) -> tuple[int, int]:
+def surgical(life: Life) -> tuple[int, int]:
+    """Bring the orders back with pitr; return the bytes read, and those of the sidecar."""
     sidecars = life.folder / "sidecars"
     for path in sidecars.iterdir():
         shutil.rmtree(path)
     os.environ["PITR_SIDECAR_FOLDER"] = str(sidecars)
     words = ("-t", "orders", "--at", f"lsn:{life.stop}", "--no-compare")
     _, found = pitr(life.folder, "restore", *words)
-    assert found["tables"][0]["rows"] == _ORDERS, found
-    return found["bytes_read"], folder_bytes(sidecars)
+    assert found["tables"][0]["rows"] == ORDERS, found
+    return found["bytes_read"], _disk_bytes(sidecars)
 
 
 def _full(life: Life) -> tuple[int, int]:
-    copy = life.folder / "full" / "data"
-    shutil.copytree(life.folder / "base", copy, symlinks=True)
+    copy, wal = life.folder / "full" / "data", life.folder / "wal"
+    _empty(copy)
+    packed = life.folder / "base" / "base.tar.lz4"
+    subprocess.run(f"lz4 -dc {packed} | tar -x -C {copy}", shell=True, check=True)
     (copy / "recovery.signal").touch()
-    read = folder_bytes(life.folder / "base") + folder_bytes(life.folder / "wal")
-    return read, _recover(life, copy, lambda _: f"cp {life.folder / 'wal'}/%f %p")
+    read = folder_bytes(life.folder / "base") + folder_bytes(wal)
+    return read, _recover(life, copy, lambda _: f"lz4 -dqf {wal}/%f.lz4 %p")
 
 
 def _peer(life: Life, *options: str) -> tuple[int, int]:
-    place = life.folder / "peer"
+    place, repository = life.folder / "peer", life.folder / "repository"
     _empty(place)
-    _run_peer(life.folder, "restore", f"--pg1-path={place}", *options)
+    run_peer(life.folder, "restore", f"--pg1-path={place}", *options)
 
     def command(data: Path) -> str:
-        return " ".join(_pgbackrest(life.folder, f"--pg1-path={data}", "archive-get", "%f", "%p"))
+        return " ".join(pgbackrest(life.folder, f"--pg1-path={data}", "archive-get", "%f", "%p"))
 
-    return folder_bytes(life.folder / "repository"), _recover(life, place, command)
+    # A database that is left out is not read: its files become holes.
+    out = repository.glob(f"backup/*/*/pg_data/base/{life.other}") if options else ()
+    read = folder_bytes(repository) - sum(map(folder_bytes, out))
+    return read, _recover(life, place, command)
 
 
 def _recover(life: Life, data: Path, restore_command: Callable[[Path], str]) -> int:
-    """Let PostgreSQL recover all of a data directory to the stop; return its size then.
+    """Let PostgreSQL recover all of a data directory to the stop; return its size on disk then.
 
-    The command gets the place to which the directory is moved.
+    The command gets the place to which the directory is moved. It is removed at the end.
     """
     target: dict[str, str | int | bool] = {
         "recovery_target_lsn": life.stop,
@@ -307,12 +216,19 @@ def _recover(life: Life, data: Path, restore_command: Callable[[Path], str]) -> 
     with server:
         while True:
             try:
-                assert server.value("SELECT count(*) FROM orders") == _ORDERS
+                with server.connect(DATABASE) as connection:
+                    found = connection.execute("SELECT count(*) FROM orders").fetchone()
             except psycopg.OperationalError:
                 assert server.running, server.log_text()[-2000:]
                 time.sleep(0.02)
             else:
-                return folder_bytes(server.data)
+                assert found == (ORDERS,)
+                return _disk_bytes(server.data)
+
+
+def _disk_bytes(folder: Path) -> int:
+    """Return what the files below a folder take on disk: holes take nothing."""
+    return sum(path.lstat().st_blocks * _BLOCK_BYTES for path in folder.rglob("*"))
 
 
 def _empty(folder: Path) -> None:
@@ -320,25 +236,3 @@ def _empty(folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     folder.chmod(0o700)
     server_account("postgres").own(folder)
-
-
-def _configure_peer(folder: Path, server: Server) -> None:
-    """Write pgBackRest's configuration, its compression the fastest that it has."""
-    lines = [
-        "[global]", f"repo1-path={folder / 'repository'}", f"log-path={folder / 'repository'}",
-        f"lock-path={folder / 'repository' / 'lock'}", "compress-type=lz4", "process-max=2",
-        "start-fast=y", "log-level-console=warn", f"[{_STANZA}]", f"pg1-path={server.data}",
-        f"pg1-socket-path={server.folder}", f"pg1-port={server.port}", "",
-    ]  # fmt: skip
-    (folder / _CONFIGURATION).write_text("\n".join(lines))
-
-
-def _pgbackrest(folder: Path, *words: str) -> list[str]:
-    """Return a command of pgBackRest, to be run by the servers' user."""
-    return ["pgbackrest", f"--config={folder / _CONFIGURATION}", f"--stanza={_STANZA}", *words]
-
-
-def _run_peer(folder: Path, *words: str) -> None:
-    account = server_account("postgres")
-    drop = ["runuser", "-u", account.name, "--"] if os.geteuid() == 0 else []
-    subprocess.run([*drop, *_pgbackrest(folder, *words)], check=True, cwd="/")
