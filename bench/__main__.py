@@ -20,6 +20,7 @@ from bench import (
     reading,
     restore,
     surgical,
+    surgical_costs,
     wal_index,
     wal_scan,
     wal_stream,
@@ -40,6 +41,7 @@ BENCHMARKS: dict[str, Callable[[Size], Result]] = {
     "wal-stream": wal_stream.run,
     "base-backup": base_backup.run,
     "surgical": surgical.run,
+    "surgical-costs": surgical_costs.run,
     "pg-merge": pg_repair.run_merge,
     "pg-diff": pg_repair.run_diff,
 }
