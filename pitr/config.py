@@ -122,6 +122,14 @@ class Settings:
             raise self._missing("source")
         return self.source
 
+    def source_of(self, engine: str) -> Source | None:
+        """Return the source when it is of an engine: an archive may have been named beside another.
+
+        Whether it is the very source that the archive holds is not known.
+        """
+        source = self.source
+        return source if source is not None and source.engine == engine else None
+
     def needed_archive(self) -> str:
         """Return the archive's location. Raises NotConfigured when there is none."""
         if self.archive is None:

@@ -26,7 +26,8 @@
       Interrupted         130   the user stopped the command
 
 A message has three parts. The first says what could not be done: one line, lower case, no full
-stop. `detail` gives facts with positions. `hint` is a full sentence with the next command.
+stop. `detail` gives facts with positions. `hint` is a full sentence with the next command; an
+error without one shows the `usual_hint` of its class.
 Data stays in fields; text is made here, in the class, so that one fault always reads the same.
 """
 
@@ -39,12 +40,18 @@ class PitrError(Exception):
     """Report a failure that a user can act on. Never raised for a bug of ours."""
 
     exit_code: ClassVar[int] = 70
+    usual_hint: ClassVar[str | None] = None
 
     def __init__(self, message: str, *, detail: str | None = None, hint: str | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.detail = detail
         self.hint = hint
+
+    @property
+    def advice(self) -> str | None:
+        """Return the hint, else what usually helps with errors of this class."""
+        return self.hint or self.usual_hint
 
     @property
     def sentence(self) -> str:
@@ -56,6 +63,7 @@ class UsageError(PitrError):
     """Report a command or an input text that cannot be understood or is not allowed."""
 
     exit_code = 2
+    usual_hint = "Change the command: '--help' behind it says what it takes."
 
 
 class ConfirmationNeeded(UsageError):
@@ -81,6 +89,7 @@ class PreconditionFailed(PitrError):
     """Report something outside the command that has to be mended first."""
 
     exit_code = 3
+    usual_hint = "Mend that, then run the command again."
 
 
 class NotConfigured(PreconditionFailed):
@@ -119,6 +128,7 @@ class ArchiveLacks(PitrError):
     """Report that the archive does not hold what the target needs."""
 
     exit_code = 4
+    usual_hint = "Run 'pitr status' to see the recoverable window."
 
 
 class OutsideWindow(ArchiveLacks):
@@ -146,6 +156,9 @@ class Corrupt(PitrError):
     """Report bytes that contradict their checksum or their format."""
 
     exit_code = 5
+    usual_hint = (
+        "'pitr verify' says whether the archive is sound; copy a file from elsewhere again."
+    )
 
 
 class CorruptObject(Corrupt):
@@ -173,18 +186,21 @@ class WrongKey(PitrError):
     """Report a key or a passphrase that does not open an encrypted archive, or an object of it."""
 
     exit_code = 5
+    usual_hint = "Name the archive's key with --key-file FILE or PITR_PASSPHRASE."
 
 
 class DatabaseRefused(PitrError):
     """Report that the database refused a statement; the transaction was rolled back."""
 
     exit_code = 6
+    usual_hint = "Mend what the database says, then run the command again."
 
 
 class PlanStale(PitrError):
     """Report a plan whose rows, keys or schema have moved since it was made."""
 
     exit_code = 7
+    usual_hint = "Run 'pitr plan' again and look at it."
 
 
 class Interrupted(PitrError):

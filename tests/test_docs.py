@@ -25,7 +25,7 @@ GLOSSARY = (ROOT / "docs" / "GLOSSARY.md").read_text()
 # The documents a user reads to learn the commands. The rest is for developers.
 USER_PAGES = [ROOT / "README.md", *sorted((ROOT / "docs" / "guides").glob("*.md"))]
 USER_TEXT = "\n".join(page.read_text() for page in USER_PAGES)
-BLOCK_SECONDS_MAX = 60
+BLOCK_SECONDS_MAX = 180
 
 
 # ---- commands and options ------------------------------------------------------------------------

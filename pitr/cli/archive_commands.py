@@ -45,8 +45,8 @@ def capture(
     """Follow the source, archiving every commit, until stopped.
 
     SIGTERM and SIGINT stop it; what is committed by then is archived. Nothing is written into
-    the source: no table, no trigger, no setting. The first run takes the base itself. One
-    capture runs per archive.
+    the source: no table, no trigger, no setting. One capture runs per archive.
+    On SQLite the first run takes the base itself; on PostgreSQL 'pitr backup' does.
     """
     settings = settings_of(config, source, archive, poll=poll)
     reporter = Reporter(as_json=as_json)
@@ -127,7 +127,9 @@ def status(
 ) -> None:
     """Show the recoverable window, lag, gaps, sizes, last error."""
     if prometheus and as_json:
-        raise UsageError("status takes either --prometheus or --json")
+        raise UsageError(
+            "status takes either --prometheus or --json", hint="Leave one of them out."
+        )
     settings = settings_of(config, source, archive)
     found = read_status(settings)
     if as_json:

@@ -17,7 +17,7 @@ from pitr.vocabulary.position import Lsn
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @json_option
 def debug_control(file: Path, *, as_json: bool) -> None:
-    """Show a pg_control file of PostgreSQL 13 to 18: what a cluster knows of itself."""
+    """Show what a cluster knows of itself, from its pg_control."""
     found = dataclasses.asdict(parse_control(file.read_bytes()))
     # asdict takes an LSN apart, too.
     fields = {

@@ -18,7 +18,7 @@ from pitr.postgres.wal.segment_name import timeline_of_history
 @click.option("--stats", is_flag=True, help="Count the records instead of showing each.")
 @json_option
 def debug_wal(file: Path, *, stats: bool, as_json: bool) -> None:
-    """Show the records of a WAL segment of PostgreSQL, in the manner of pg_waldump.
+    """Show the records of a WAL segment of PostgreSQL.
 
     Every checksum is verified. Damage is described, and ends with exit 5; WAL that is not
     written yet is no damage. A FILE named like 00000002.history is shown as what it is.

@@ -216,6 +216,8 @@ def _emit(
         emit_result(repaired, as_json=False)
     elif repaired is not None:
         note(f"not repaired: {repaired.sentence}")
+        if repaired.advice:
+            note(f"hint: {repaired.advice}")
 
 
 def _emit_tables(found: GuardOutcome) -> None:

@@ -15,7 +15,7 @@ from pitr.config import Settings, resolve_settings
 F = TypeVar("F", bound=Callable[..., Any])
 
 _KEY_FILE = "pitr.key_file"
-TARGET_FORMS = "'2026-11-22 14:03', '10m', commit:N, before:commit:N, name:MARK, latest"
+TARGET_FORMS = "'2026-11-22 14:03', '10m', commit:N or xid:N, before:commit:N, name:MARK, latest"
 EXIT_CODES = """\b
 Exit codes:
   0    done, or nothing to do

@@ -49,15 +49,15 @@ def emit_error(error: PitrError, *, as_json: bool) -> None:
             "exit_code": error.exit_code,
             "message": error.message,
             "detail": error.detail,
-            "hint": error.hint,
+            "hint": error.advice,
         }
         note(json.dumps({"schema": SCHEMA, "error": body}, ensure_ascii=False))
         return
     note(f"{styled('error:', fg='red', bold=True)} {error.message}")
     if error.detail:
         note(f"detail: {error.detail}")
-    if error.hint:
-        note(f"hint: {error.hint}")
+    if error.advice:
+        note(f"hint: {error.advice}")
 
 
 def json_value(value: object) -> object:

@@ -77,7 +77,8 @@ def init(
         note("keep a copy of the key elsewhere: without it nothing of the archive can be read")
     for finding in warnings:
         note(f"warning: {finding.subject}: {finding.detail} {finding.remedy}")
-    note("next: 'pitr capture' follows the source; 'pitr check' says what to expect")
+    first = "'pitr backup' takes the first base, " if outcome.identity.engine == "postgres" else ""
+    note(f"next: {first}'pitr capture' follows the source; 'pitr check' says what to expect")
 
 
 def _finding_json(finding: Finding) -> dict[str, str]:

@@ -20,7 +20,9 @@ _LEFTOVERS_MAX = 5
 
 @click.command()
 @click.option("--drill", "is_drill", is_flag=True, help="Restore tables as well, and compare them.")
-@click.option("-t", "--table", "tables", multiple=True, help="Drill this table (repeatable).")
+@click.option(
+    "-t", "--table", "tables", metavar="TABLE", multiple=True, help="Drill this table; repeatable."
+)
 @click.option("--seed", type=click.IntRange(0), help="Choose the drill's target by this number.")
 @click.option(
     "--whole-up-to",

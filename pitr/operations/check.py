@@ -50,6 +50,6 @@ def _check_archive(settings: Settings, identity: dict[str, str] | None) -> Itera
             require_source(store, found, engine=engine_of_source(settings), identity=identity)
     except PitrError as error:
         detail = error.sentence
-        yield Finding(Level.FAIL, "archive", detail, error.hint or "")
+        yield Finding(Level.FAIL, "archive", detail, error.advice or "")
         return
     yield Finding(Level.OK, "archive", f"{store.location} can be written and keeps leases.")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -117,6 +119,23 @@ def test_log_works_from_the_archive_alone_with_names_in_full(
 
     assert found[1]["tables"][0]["table"] == "postgres.public.orders"
     assert archived.tables("-t", '"Odd.Name"') == [('public."Odd.Name"', 1, 0, 0)]
+
+
+def test_archive_of_one_engine_is_read_beside_a_source_of_the_other(
+    archived: Archived, tmp_path: Path
+) -> None:
+    """A pitr.toml lies in the folder; --archive names what has nothing to do with it."""
+    with closing(sqlite3.connect(tmp_path / "s.db")) as database:
+        database.execute("CREATE TABLE t (id INTEGER PRIMARY KEY)")
+    succeed(tmp_path, "init", "s.db", "--archive", "archive")
+    succeed(tmp_path, "capture", "--once")
+    cluster = ("--archive", str(archived.folder / "archive"), "--json")
+    file = ("--archive", str(tmp_path / "archive"), "--json")
+
+    assert succeed(tmp_path, "log", *cluster).json["transactions"]
+    assert succeed(tmp_path, "status", *cluster).json["archive_bytes"]
+    words = ("restore", "-t", "t", "--at", "latest", "--to", str(tmp_path / "then.db"))
+    assert succeed(archived.folder, *words, *file).json["tables"][0]["rows"] == 0
 
 
 @pytest.mark.parametrize(

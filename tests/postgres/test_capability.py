@@ -12,9 +12,10 @@ import pytest
 
 from pitr.errors import DatabaseRefused
 from pitr.postgres.live import capability
-from pitr.postgres.live.capability import ClusterWish, check_cluster, role_script
+from pitr.postgres.live.capability import ClusterWish, check_cluster
 from pitr.postgres.live.connection import connect, connect_replication
 from pitr.postgres.live.replication import ReplicationStream, identify
+from pitr.postgres.live.role import role_script
 from pitr.postgres.live.slot import create_slot, drop_slot
 from pitr.vocabulary.finding import Finding, Level
 from tests.postgres.fixtures import ServerMaker

@@ -25,7 +25,11 @@ def nearest_base(reading: Reading, bases: BaseArchive, stop: StopPoint) -> BaseI
     raise OutsideWindow(
         "no base backup leads to the target",
         detail=f"The target is {stop.lsn}. The archive has {there or 'no base backup'}.",
-        hint="Choose a later target; 'pitr backup' takes a base for those to come.",
+        hint=(
+            "Choose a later target; 'pitr backup' takes a base for those to come."
+            if known
+            else "'pitr backup' takes the first one; from its end on there are targets."
+        ),
     )
 
 

@@ -14,22 +14,30 @@ from pitr.errors import ArchiveHeld, PreconditionFailed
 from pitr.operations.clock import now_us
 from pitr.operations.opening import open_archive_store
 from pitr.operations.postgres.maintenance import maintained
+from pitr.postgres.base.object import BASE_PREFIX
 from pitr.postgres.capture.capture import Capture
 from pitr.postgres.capture.following import CatalogFollower, index_objects
 from pitr.postgres.capture.session import CaptureOptions
 from pitr.postgres.live.connection import connect
 from pitr.postgres.live.mark import MarkPosition, make_point
 from pitr.postgres.wal_store.archive import holds_wal
-from pitr.vocabulary.event import OnEvent
+from pitr.vocabulary.event import Event, Level, OnEvent
 
 _POLL_SECONDS = 0.1
 # A commit is to be recoverable two seconds after its COMMIT, and the store takes its time too.
 _FLUSH_SECONDS_MAX = 1.0
+_NO_BASE = Event(
+    Level.WARNING,
+    "the archive has no base backup yet",
+    "Run 'pitr backup' beside this: nothing can be restored that was committed before its end.",
+)
 
 
 def capture(settings: Settings, stop: threading.Event, on_event: OnEvent) -> None:
     """Follow the cluster until `stop` is set. See Capture.run for what it raises."""
     store, identity = _open(settings)
+    if next(iter(store.list(BASE_PREFIX)), None) is None:
+        on_event(_NO_BASE)
     place = settings.needed_source().location
     with (
         maintained(store, on_event),

@@ -27,6 +27,7 @@ from pitr.postgres.statement.pattern import TablePattern
 from pitr.postgres.tables.name import TableName
 from pitr.postgres.tables.reading import system_identifier, table_names
 from pitr.recovery.folder import RecoveredTable, Recovery, read_recovery
+from pitr.source_text import POSTGRES
 from pitr.vocabulary.position import Lsn
 
 
@@ -130,7 +131,8 @@ def _flushed(place: str) -> tuple[int, Lsn] | None:
 
 
 def _live(settings: Settings, recovery: Recovery) -> str:
-    location = recovery.source or (settings.source.location if settings.source else None)
+    source = settings.source_of(POSTGRES)
+    location = recovery.source or (source.location if source else None)
     if location is None:
         raise SourceUnusable(
             "there is no live database to compare with",

@@ -18,7 +18,7 @@ from pitr.postgres.catalog.catalog_map import CatalogMap
 from pitr.postgres.index.wal_index import WalIndex
 from pitr.postgres.target.by_index import ResolvedLsn, Resolver, Stretch
 from pitr.postgres.wal_store.archive import WalArchive
-from pitr.source_text import database_of
+from pitr.source_text import POSTGRES, database_of
 from pitr.target_text import parse_target
 from pitr.vocabulary.target import Target
 
@@ -120,4 +120,5 @@ def open_reading(settings: Settings) -> Reading:
 
 
 def _database(settings: Settings) -> str | None:
-    return database_of(settings.source.location) if settings.source else None
+    source = settings.source_of(POSTGRES)
+    return database_of(source.location) if source else None

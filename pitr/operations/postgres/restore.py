@@ -122,7 +122,7 @@ def make_recovery(
         recovery = Recovery(
             id=new.id,
             engine=POSTGRES,
-            source=settings.source.location if settings.source else None,
+            source=source.location if (source := settings.source_of(POSTGRES)) else None,
             archive=way.archive,
             created_us=now,
             target=request.target,

@@ -24,6 +24,7 @@ from pitr.postgres.index.wal_index import WalIndex
 from pitr.postgres.live.connection import connect
 from pitr.postgres.prune.note import pruned_before
 from pitr.postgres.wal_store.archive import WalArchive
+from pitr.source_text import POSTGRES
 from pitr.vocabulary.position import Lsn
 from pitr.vocabulary.target import Window
 
@@ -113,10 +114,11 @@ def _look_around(settings: Settings) -> _Found:
 
 def _look_at_source(settings: Settings, identity: Identity) -> Look | None:
     """Return what the source is like; None when it cannot be asked, or is another cluster."""
-    if settings.source is None:
+    source = settings.source_of(POSTGRES)
+    if source is None:
         return None
     try:
-        with closing(connect(settings.source.location, program="pitr status")) as connection:
+        with closing(connect(source.location, program="pitr status")) as connection:
             seen = look(connection, settings.slot)
     except PitrError:
         return None

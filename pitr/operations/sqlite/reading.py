@@ -107,6 +107,6 @@ def refuse_database(name: str | None) -> None:
 def live_path(settings: Settings, identity: Identity) -> Path | None:
     """Return the live database of an archive when it can be found on this machine."""
     path = Path(identity.source["path"])
-    if settings.source is not None and settings.source.path != path:
+    if settings.source is not None and settings.source.location != str(path):
         return None
     return path if path.is_file() else None

@@ -67,7 +67,9 @@ def _open_merge(kept: KeptMerge) -> Iterator[States]:
     live = Path(kept.record.source)
     if not live.is_file():
         raise SourceUnusable(
-            "there is no database to take the merge back in", detail=f"There is no file {live}."
+            "there is no database to take the merge back in",
+            detail=f"There is no file {live}.",
+            hint="Put the database back to where it was merged into.",
         )
     sources = StateSources(
         live=live,

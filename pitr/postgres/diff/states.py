@@ -172,6 +172,7 @@ def _check_kind(table: Table) -> None:
         raise SourceUnusable(
             f"cannot recover {table.name}: it is {kind}",
             detail="Its rows are not in the WAL, or it has none of its own.",
+            hint="Leave it out with -t, naming the tables that hold the rows.",
         )
 
 

@@ -20,6 +20,7 @@ from pitr.errors import PitrError
 from pitr.postgres.live.connection import Connection, connect, connect_replication
 from pitr.postgres.live.faults import server_faults
 from pitr.postgres.live.replication import identify
+from pitr.postgres.live.role import role_script
 from pitr.postgres.live.slot import Slot, read_slot
 from pitr.postgres.replay.server import find_binaries
 from pitr.vocabulary.finding import Finding, Level
@@ -111,11 +112,6 @@ def check_cluster(wish: ClusterWish) -> ClusterReport:
         return ClusterReport((_as_finding("server", error),), None)
     findings = [finding for point in _POINTS for finding in point(facts)]
     return ClusterReport(tuple(findings), str(facts.row.system_identifier))
-
-
-def role_script() -> str:
-    """Return the path of the script that makes a role with the least rights."""
-    return str(_SQL.joinpath("postgres/role.sql"))
 
 
 def _read_facts(connection: Connection, wish: ClusterWish) -> _Facts:
@@ -344,7 +340,7 @@ def _check_machine(facts: _Facts) -> Iterator[Finding]:
         yield _ok("programs", f"Sidecars use {found.folder}.")
     except PitrError as error:
         detail = f"{error.detail or ''} Capture and log work without; restore needs them."
-        yield _warning("programs", f"{_sentence(error.message)} {detail}", error.hint or "")
+        yield _warning("programs", f"{_sentence(error.message)} {detail}", error.advice or "")
     free = shutil.disk_usage(_existing(wish.spool)).free
     if free < wish.spool_bytes_max:
         yield _warning(
@@ -390,7 +386,7 @@ def _fail(subject: str, detail: str, remedy: str) -> Finding:
 
 def _as_finding(subject: str, error: PitrError) -> Finding:
     detail = f"{_sentence(error.message)} {error.detail or ''}".strip()
-    return _fail(subject, detail, error.hint or "")
+    return _fail(subject, detail, error.advice or "")
 
 
 def _sentence(text: str) -> str:

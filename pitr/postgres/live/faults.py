@@ -21,6 +21,7 @@ from pitr.errors import (
     SourceUnreachable,
     SourceUnusable,
 )
+from pitr.postgres.live.role import role_script
 
 _PREFIX = re.compile(r"^connection (?:failed|is bad): ")  # psycopg's, before libpq's own words
 
@@ -70,8 +71,8 @@ _REFUSALS = (
     _refusal(
         r"authentication failed|is not permitted to log in|role \".*\" does not exist",
         SourceUnusable,
-        "Name another role with postgresql://ROLE@HOST/DATABASE, or make one with the script that "
-        "'pitr check' names.",
+        "Name another role with postgresql://ROLE@HOST/DATABASE, or make this one as a superuser: "
+        f"psql -v role=ROLE -f {role_script()} DATABASE",
     ),
     _refusal(
         r"too many clients|connection slots are reserved|too many connections|"

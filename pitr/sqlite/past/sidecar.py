@@ -88,11 +88,13 @@ def _check_virtual(chosen: Sequence[PastTable]) -> None:
             raise UsageError(
                 f"the virtual table {table.name} cannot be restored",
                 detail=f"Its module {table.virtual.module} shows rows that rest elsewhere.",
+                hint="Restore the tables that it shows.",
             )
         if table.virtual.content == "":
             raise UsageError(
                 f"the full-text index {table.name} cannot be restored",
                 detail="It is contentless: only the index was kept, never the text.",
+                hint="Restore the tables that it was made from, and make it anew.",
             )
         if table.virtual.content and table.virtual.content.lower() not in names:
             raise UsageError(

@@ -156,6 +156,7 @@ def _check_kind(past: apsw.Connection, entry: _Entry, entries: dict[str, _Entry]
         raise UsageError(
             f"{entry.name} is one of SQLite's internal tables",
             detail="The AUTOINCREMENT value of a table comes back with the table itself.",
+            hint="Name the table that it belongs to.",
         )
     owner = _owner_of_shadow(entry, entries)
     if owner is not None and _opens(past, owner):

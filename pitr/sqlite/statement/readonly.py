@@ -20,6 +20,7 @@ from pitr.sqlite.statement.faults import sqlite_faults, sqlite_says
 from pitr.sqlite.statement.tokens import statement_tokens
 from pitr.vocabulary.query import QueryResult
 
+_ONE_SELECT = "Give one SELECT; nothing but reading is possible here."
 _FIRST_WORDS = ("SELECT", "VALUES", "WITH", "EXPLAIN", "PRAGMA")
 
 # With these an argument chooses what to look at; with the others it would set something.
@@ -138,6 +139,7 @@ def reading_only(connection: apsw.Connection, authorizer: ReadingAuthorizer) -> 
         raise UsageError(
             f"{authorizer.refused} is not allowed here",
             detail="SELECT, VALUES, WITH, EXPLAIN are, and PRAGMA that only show something.",
+            hint=_ONE_SELECT,
         ) from error
     finally:
         # Rows that were never read to their end are given up only after the connection is closed.
@@ -156,6 +158,7 @@ def run_query(connection: apsw.Connection, text: str) -> QueryResult:
         raise UsageError(
             f"{first.text.upper()} is not allowed here",
             detail=f"Only {', '.join(_FIRST_WORDS)} begin a statement that reads.",
+            hint=_ONE_SELECT,
         )
     columns: list[str] = []
     rows = _run(connection, text, columns)
@@ -168,7 +171,7 @@ def _run(
 ) -> Iterator[apsw.SQLiteValues]:
     def look(cursor: apsw.Cursor, _statement: str, _bindings: object) -> bool:
         if not cursor.is_readonly:
-            raise UsageError("a statement that writes is not allowed here")
+            raise UsageError("a statement that writes is not allowed here", hint=_ONE_SELECT)
         columns.extend(column[0] for column in cursor.get_description())
         return True
 
@@ -206,7 +209,7 @@ def _query_error(connection: apsw.Connection, error: apsw.SQLError) -> UsageErro
     missing = _NO_TABLE.fullmatch(str(error))
     if missing:
         return table_unknown(connection, missing[1])
-    return UsageError("the query cannot be run", detail=sqlite_says(error))
+    return UsageError("the query cannot be run", detail=sqlite_says(error), hint=_ONE_SELECT)
 
 
 def table_unknown(
