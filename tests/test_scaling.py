@@ -31,6 +31,35 @@ def test_document_shows_what_the_script_prints() -> None:
     assert run().stdout == shown[1], "run: python -m tools.scaling, and put it into the document"
 
 
+def test_measured_figures_are_those_of_the_benchmarks() -> None:
+    """What was measured anew is put into both."""
+    said = (ROOT / "docs" / "benchmarks.md").read_text()
+
+    def found(pattern: str) -> list[float]:
+        [line] = re.findall(pattern, said)
+        return [float(figure.replace(",", "")) for figure in line]
+
+    size, seconds, stored = found(
+        r"(\d+) MB: best \| median \| CPU \| stored \|(?:.*\n)+?"
+        r"\| pitr \|.*\| ([\d.]+) s \| (\d+) MB \|"
+    )
+    base, base_seconds = found(r"Of (\d+) MB, start aside, it took ([\d.]+) s")
+    records, share = found(
+        r"pgbench with page images \| ([\d,]+) \|.*\n.*small records only \|.*\| ([\d.]+) % \|"
+    )
+    here = [size / stored, (seconds - 0.3) / size / MB, base_seconds / base / MB, records, share]
+    assert here == pytest.approx(
+        [
+            scaling.WAL_RATIO,
+            scaling.CAPTURE_CPU_SECONDS,
+            scaling.BACKUP_CPU_SECONDS,
+            scaling.RECORDS_A_SEGMENT,
+            scaling.INDEX_SHARE * 100,
+        ]
+    )
+    assert f"Known chunks take {scaling.KNOWN_CHUNK_BYTES} bytes" in said
+
+
 def test_own_cluster_is_estimated_by_the_same_functions() -> None:
     """The options make one column; two that belong together are asked for together."""
     mine = run("--wal", "1MB", "--database", "100GB").stdout

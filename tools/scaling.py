@@ -4,8 +4,8 @@
     python -m tools.scaling --wal 5MB --database 1TB --window 30 --segment 16MB
 
 Counts follow from the formats, whose limits are imported from the code. Ratios and seconds of
-processor time are those of docs/benchmarks.md, measured on a busy machine: a factor of two either
-way is nothing. Sizes are powers of 1024, in text as pitr takes them.
+processor time are those of docs/benchmarks.md: a factor of two either way is nothing. Sizes are
+powers of 1024, in text as pitr takes them.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ MB, GB, TB = 1 << 20, 1 << 30, 1 << 40
 UNITS = {"KB": 1 << 10, "MB": MB, "GB": GB, "TB": TB}
 DAY_SECONDS = 86_400
 
-# Measured: docs/benchmarks.md. A first load compresses 8-fold, pgbench 16-fold; 154 MB took 11.8.
-WAL_RATIO = 154 / 11.8
+# Measured, and in docs/benchmarks.md as they stand here.
+WAL_RATIO = 819 / 57
 INDEX_SHARE = 0.137  # of the compressed WAL, segments of small records: the most that was measured
-CAPTURE_CPU_SECONDS = (2.49 - 0.3) / (154 * MB)  # a byte of WAL, index and CRC included
-BACKUP_CPU_SECONDS = 4.7 / (650 * MB)  # a byte of the cluster
+CAPTURE_CPU_SECONDS = (4.42 - 0.3) / (819 * MB)  # a byte of WAL; 0.3 s are the start of Python
+BACKUP_CPU_SECONDS = 3.1 / (444 * MB)  # a byte of the cluster
 CHANGED_SHARE = 0.5  # of a base's chunks, stored anew after scattered updates
 KNOWN_CHUNK_BYTES = 35  # of memory, while a backup runs
-RECORDS_A_SEGMENT = 52_908  # of 16 MB, pgbench with page images
+RECORDS_A_SEGMENT = 37_806  # of 16 MB, pgbench with page images
 # By the format: a place and a digest for each chunk.
 MANIFEST_CHUNK_BYTES = 28
 # Of the stores, not of ours: keys a page of a listing, what one PUT may carry, and 0.1 s a page.
