@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
 
+from pitr.archive.keys import Method, Secret, create_keys, open_encrypted
 from pitr.archive.sealing import (
     BLOCK_BYTES,
     HEADER_BYTES,
@@ -22,6 +24,8 @@ from pitr.archive.sealing import (
     with_new_key,
 )
 from pitr.errors import CorruptObject, PreconditionFailed, WrongKey
+from tests.fuzz.sealing import assemble, open_form, sections, stored
+from tests.memory_store import MemoryStore
 
 RING = new_keyring()
 KEY = "log/0001"
@@ -154,3 +158,21 @@ def test_keys_do_not_show_in_texts() -> None:
     ring = Keyring(b"\1" * 64, {b"12345678": b"\2" * 32}, b"12345678")
 
     assert repr(ring) == "Keyring(current=b'12345678')"
+
+
+@pytest.mark.parametrize("cost", ['"n":8388608', '"r":8192', '"p":17', '"n":0'])
+def test_key_object_that_asks_for_too_much_is_refused(cost: str) -> None:
+    """A hostile store does not choose how much memory and time a passphrase takes."""
+    secret = Secret(Method.PASSPHRASE, b"a passphrase", "a test")
+    store = MemoryStore()
+    create_keys(store, secret)
+    [info] = store.list("key/")
+    document = sections(open_form(store.get(info.key)))[1]
+    name = cost.partition(":")[0].encode()
+    forged = re.sub(name + rb":\d+", cost.encode(), document, count=1)
+    hostile = stored(info.key, assemble(b"KEYS", {1: forged}, plain=[1]))
+
+    assert forged != document
+    with pytest.raises(CorruptObject, match="is damaged") as caught:
+        open_encrypted(hostile, secret)
+    assert "cost of a passphrase" in caught.value.reason
