@@ -171,6 +171,12 @@ def read_newest_lease(store: Store) -> LeaseState | None:
     raise missing
 
 
+def read_live_lease(store: Store) -> LeaseState | None:
+    """Return the newest lease unless its holder is gone. Raises as `read_newest_lease` does."""
+    lease = read_newest_lease(store)
+    return lease if lease is not None and is_live(lease, at_us=now_us()) else None
+
+
 def is_live(state: LeaseState, *, at_us: int) -> bool:
     """Return whether the holder still has the archive at this time."""
     if state.released:

@@ -7,6 +7,7 @@ import shlex
 import socket
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,6 +27,7 @@ from pitr.target_text import format_time
 from pitr.vocabulary.event import Event
 from pitr.vocabulary.plan import (
     Blocker,
+    MergeMarks,
     MergeOptions,
     MergeStep,
     Plan,
@@ -475,6 +477,7 @@ def result_document(found: MergeResult) -> dict[str, object]:
         "conflicts": [_json_ready(blocker_document(one)) for one in found.plan.blockers],
         "warnings": [*found.plan.warnings, *found.warnings],
         "locked_seconds": found.locked_seconds,
+        "marks": None if found.marks is None else asdict(found.marks),
     }
 
 
@@ -492,5 +495,16 @@ def _emit_result_text(found: MergeResult) -> None:
     emit(f"rows      {counted}, {found.skipped} left aside")
     emit(f"locked    {found.locked_seconds:.3f} s")
     emit(f"undo      {_undo_line(found.merge)}")
+    for line in _mark_lines(found.marks):
+        emit(line)
     for warning in found.warnings:
         note(f"warning: {warning}")
+
+
+def _mark_lines(marks: MergeMarks | None) -> list[str]:
+    if marks is None or marks == MergeMarks():  # a warning says why
+        return []
+    if marks.before is None:
+        return [f"marks     none: {marks.note}"]
+    lines = [f"before    name:{marks.before}", f"after     name:{marks.after}"]
+    return [*lines, f"note      {marks.note}"] if marks.note else lines

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import threading
 
-from pitr.archive.archive import Mark
+from pitr.archive.archive import Mark, open_archive
+from pitr.archive.lease import read_live_lease
 from pitr.config import Settings
 from pitr.operations.engine import engine_of_source, wired
+from pitr.operations.opening import open_archive_store
 from pitr.vocabulary.event import OnEvent
 
 
@@ -31,3 +33,10 @@ def mark(settings: Settings, name: str, on_event: OnEvent, *, wait_seconds: floa
     return wired(mark, engine_of_source(settings))(
         settings, name, on_event, wait_seconds=wait_seconds
     )
+
+
+def is_captured(settings: Settings) -> bool:
+    """Return whether a capture holds the archive now. Raises StoreUnusable, NotConfigured."""
+    store = open_archive_store(settings)
+    open_archive(store)
+    return read_live_lease(store) is not None

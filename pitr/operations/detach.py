@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pitr.archive.archive import open_archive
-from pitr.archive.lease import is_live, read_newest_lease
+from pitr.archive.lease import read_live_lease
 from pitr.config import Settings
 from pitr.errors import PreconditionFailed
-from pitr.operations.clock import now_us
 from pitr.operations.engine import engine_of_source, wired
 from pitr.operations.opening import open_archive_store
 
@@ -28,8 +27,8 @@ def detach(settings: Settings) -> Detached:
     engine = engine_of_source(settings)
     store = open_archive_store(settings)
     open_archive(store)
-    lease = read_newest_lease(store)
-    if lease is not None and is_live(lease, at_us=now_us()):
+    lease = read_live_lease(store)
+    if lease is not None:
         raise PreconditionFailed(
             "a capture is still running",
             detail=f"It runs as {lease.holder}.",

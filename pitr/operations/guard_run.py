@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from pitr.archive.archive import Mark
-from pitr.archive.lease import is_live, read_newest_lease
 from pitr.config import Settings
 from pitr.errors import Interrupted, PitrError, PreconditionFailed
-from pitr.operations.capture import mark
+from pitr.operations.capture import is_captured, mark
 from pitr.operations.clock import now_us
 from pitr.operations.engine import engine_of_source, wired
 from pitr.operations.guard_current import not_current
@@ -22,7 +21,6 @@ from pitr.operations.guard_losses import (
     passed_limits,
     repair_of,
 )
-from pitr.operations.opening import open_archive_store
 from pitr.vocabulary.change import TableChange, Transaction
 from pitr.vocabulary.event import Event, Level, OnEvent
 
@@ -142,7 +140,7 @@ def _begin(settings: Settings, on_event: OnEvent, *, by_window: bool) -> tuple[W
     moment = datetime.fromtimestamp(now_us() / 1_000_000, UTC)
     name = f"guard-{moment:%Y%m%d-%H%M%S-%f}-before"
     try:
-        if not _is_captured(settings):
+        if not is_captured(settings):
             on_event(_NO_CAPTURE)
         watch = watch_command(settings, by_window=by_window)
         before = mark(settings, name, on_event)
@@ -150,11 +148,6 @@ def _begin(settings: Settings, on_event: OnEvent, *, by_window: bool) -> tuple[W
     except PitrError as error:
         raise not_current(error, "the command was not run") from error
     return watch, before
-
-
-def _is_captured(settings: Settings) -> bool:
-    lease = read_newest_lease(open_archive_store(settings))
-    return lease is not None and is_live(lease, at_us=now_us())
 
 
 _NO_CAPTURE = Event(

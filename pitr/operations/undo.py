@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pitr.config import Settings
 from pitr.errors import PreconditionFailed
 from pitr.operations.engine import wired
-from pitr.operations.merge import LOCK_SECONDS, Confirm, MergeResult, unheard
+from pitr.operations.merge import LOCK_SECONDS, Confirm, MergeResult, marked, unheard
 from pitr.recovery.merges import KeptMerge, list_merges, read_merge
 from pitr.vocabulary.event import OnEvent
 from pitr.vocabulary.plan import MergeOutcome, OnStep
@@ -48,7 +48,8 @@ def undo(settings: Settings, wish: UndoWish, *, confirm: Confirm, on_step: OnSte
             detail="It was cut off before its COMMIT, so there is nothing to take back.",
             hint="List the recoveries and their merges with 'pitr recoveries'.",
         )
-    return wired(undo, kept.record.engine)(settings, wish, confirm=confirm, on_step=on_step)
+    done = wired(undo, kept.record.engine)(settings, wish, confirm=confirm, on_step=on_step)
+    return marked(settings, done, wish.report)
 
 
 def settle(settings: Settings) -> list[Settled]:

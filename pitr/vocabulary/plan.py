@@ -48,6 +48,32 @@ class MergeOutcome(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CommitTrace:
+    """What a merge noted of its own COMMIT, to find it in the archive: it came between the moments.
+
+    `frame` is the commit frame in SQLite's WAL, None with a rollback journal. `before` is a
+    position of PostgreSQL at `begin_us`.
+    """
+
+    begin_us: int
+    end_us: int
+    frame: int | None = None
+    before: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MergeMarks:
+    """The names of the states around a merge, None where it has none.
+
+    `note` says why there are none, or what else lies between the two.
+    """
+
+    before: str | None = None
+    after: str | None = None
+    note: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MergeOptions:
     """What the user asked a merge to do beyond bringing lost rows and damaged columns back.
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 
 from pitr.archive.archive import Identity, Mark, open_archive, require_free_name, write_mark
-from pitr.archive.lease import is_live, read_newest_lease
+from pitr.archive.lease import read_live_lease
 from pitr.archive.store import Store
 from pitr.config import Settings
 from pitr.errors import ArchiveHeld, PreconditionFailed
-from pitr.operations.clock import now_us
 from pitr.operations.opening import open_archive_store
 from pitr.operations.postgres.maintenance import maintained
 from pitr.postgres.base.object import BASE_PREFIX
@@ -62,7 +61,7 @@ def mark(settings: Settings, name: str, on_event: OnEvent, *, wait_seconds: floa
     require_free_name(store, name)
     with closing(connect(settings.needed_source().location)) as connection:
         point = make_point(connection, name, identity.source["system_identifier"])
-    _wait_until_archived(settings, store, identity, point, on_event, wait_seconds)
+    _bring_in(settings, store, identity, point, on_event, wait_seconds)
     return write_mark(store, name, position=f"lsn:{point.end}", time_us=point.time_us)
 
 
@@ -75,7 +74,7 @@ def bring_up_to_now(settings: Settings, on_event: OnEvent, *, wait_seconds: floa
     store, identity = _open(settings)
     with closing(connect(settings.needed_source().location)) as connection:
         point = make_point(connection, None, identity.source["system_identifier"])
-    _wait_until_archived(settings, store, identity, point, on_event, wait_seconds)
+    _bring_in(settings, store, identity, point, on_event, wait_seconds)
     return point
 
 
@@ -113,7 +112,7 @@ def _capture(
     )
 
 
-def _wait_until_archived(
+def _bring_in(
     settings: Settings,
     store: Store,
     identity: Identity,
@@ -122,15 +121,24 @@ def _wait_until_archived(
     wait_seconds: float,
 ) -> None:
     """Return once the archive has the point: a running capture is waited for, else run once."""
-    lease = read_newest_lease(store)
-    if lease is None or not is_live(lease, at_us=now_us()):
-        try:
+    while read_live_lease(store) is None or not wait_until_archived(store, point, wait_seconds):
+        with suppress(ArchiveHeld):  # one began in this moment
             _capture_once(settings, store, identity, on_event)
             return
-        except ArchiveHeld:
-            pass  # one began in this moment
+
+
+def wait_until_archived(store: Store, point: MarkPosition, wait_seconds: float) -> bool:
+    """Return True once a capture has archived a point, False at once when it ended without.
+
+    Raises PreconditionFailed when it does not get on.
+    """
     deadline = time.monotonic() + wait_seconds
-    while not holds_wal(store, point.timeline, point.end, point.segment_bytes):
+    while True:
+        is_captured = read_live_lease(store) is not None  # asked first: what it stored last counts
+        if holds_wal(store, point.timeline, point.end, point.segment_bytes):
+            return True
+        if not is_captured:
+            return False
         if time.monotonic() > deadline:
             raise PreconditionFailed(
                 "the running capture did not archive the present state",

@@ -201,4 +201,5 @@ def _result(new: NewMerge, applied: Applied) -> MergeResult:
         deleted=sum(table.deleted for table in applied.tables),
         warnings=applied.warnings,
         locked_seconds=applied.locked_seconds,
+        trace=applied.trace,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from pitr.archive.archive import (
@@ -13,10 +14,10 @@ from pitr.archive.archive import (
     require_free_name,
     write_mark,
 )
-from pitr.archive.lease import is_live, read_newest_lease
+from pitr.archive.lease import LeaseState, is_live, read_live_lease, read_newest_lease
 from pitr.archive.store import Store
 from pitr.config import Settings
-from pitr.errors import PreconditionFailed
+from pitr.errors import ArchiveHeld, PreconditionFailed
 from pitr.operations.clock import now_us
 from pitr.operations.opening import open_archive_store
 from pitr.operations.sqlite.maintenance import maintained
@@ -87,14 +88,33 @@ def bring_up_to_now(
     does, and PreconditionFailed when a capture does not get on.
     """
     store = _open(settings)
-    lease = read_newest_lease(store)
-    if lease is None or not is_live(lease, at_us=now_us()):
-        capture_once(settings, on_event)
-        return store, PageArchive(store)
     path = settings.needed_source().path
-    began_us, deadline = now_us(), time.monotonic() + wait_seconds
+    began_us = now_us()
+    while read_live_lease(store) is None or not wait_until_archived(
+        store, path, began_us, wait_seconds
+    ):
+        with suppress(ArchiveHeld):  # one began in this moment
+            capture_once(settings, on_event)
+            break
+    return store, PageArchive(store)
+
+
+def wait_until_archived(store: Store, path: Path, began_us: int, wait_seconds: float) -> bool:
+    """Return True once a capture has archived all that was committed before `began_us`.
+
+    False at once when it ended without. Raises PreconditionFailed when it does not get on.
+    """
     pages = PageArchive(store)
-    while not _holds_everything(store, pages, path, began_us):
+    deadline = time.monotonic() + wait_seconds
+    while True:
+        lease = read_newest_lease(store)
+        if lease is None:
+            return False
+        pages.refresh()  # after the lease, so that it shows what the lease proves
+        if _holds_everything(pages, path, lease, began_us):
+            return True
+        if not is_live(lease, at_us=now_us()):
+            return False
         if time.monotonic() > deadline:
             raise PreconditionFailed(
                 "the running capture did not archive the present state",
@@ -102,13 +122,10 @@ def bring_up_to_now(
                 hint="Run 'pitr status' to see its lag and its last error.",
             )
         time.sleep(_POLL_SECONDS)
-    return store, pages
 
 
-def _holds_everything(store: Store, pages: PageArchive, path: Path, began_us: int) -> bool:
-    lease = read_newest_lease(store)
-    proven_us = lease.current_until_us if lease else 0
-    pages.refresh()  # after the lease, so that it shows what the lease proves
+def _holds_everything(pages: PageArchive, path: Path, lease: LeaseState, began_us: int) -> bool:
+    proven_us = lease.current_until_us
     if not pages.catalog.tiles:
         return False
     last = pages.last_commit()

@@ -208,4 +208,5 @@ def _result(
         deleted=sum(table.deleted for table in applied.tables),
         warnings=applied.warnings,
         locked_seconds=locked_seconds,
+        trace=applied.trace,
     )

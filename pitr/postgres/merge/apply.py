@@ -53,7 +53,7 @@ from pitr.postgres.tables.session import (
 )
 from pitr.recovery.merges import HeldNumber
 from pitr.vocabulary.event import Event, Level, OnEvent
-from pitr.vocabulary.plan import MergeOutcome, MergeStep, OnStep
+from pitr.vocabulary.plan import CommitTrace, MergeOutcome, MergeStep, OnStep
 from pitr.vocabulary.row_class import Action
 
 _ATTEMPTS = 5
@@ -63,6 +63,11 @@ _OUTCOME_SECONDS = 30.0
 _IDLE_SECONDS = 600
 # 'pitr', and a number of ours: one merge in a database at a time.
 _ADVISORY = (0x70697472, 1)
+# The state before the merge; what others commit between here and the COMMIT comes after it.
+_WAL_END = (
+    "SELECT (extract(epoch FROM pg_catalog.clock_timestamp()) * 1000000)::bigint,"
+    " pg_catalog.pg_current_wal_insert_lsn()::text"
+)
 _AGAIN = (errors.DeadlockDetected, errors.SerializationFailure, errors.UniqueViolation)
 
 
@@ -119,6 +124,7 @@ class Applied:
     locked_seconds: float = 0.0
     attempts: int = 1
     is_written: bool = False
+    trace: CommitTrace | None = None
 
 
 def apply_plan(states: States, request: PlanRequest, how: MergeRun) -> Applied:
@@ -225,6 +231,7 @@ def _once(states: States, request: PlanRequest, how: MergeRun, attempt: int) -> 
     dropped, kept = take_back(live, how.made)
     if not (prepared.plan.has_work or dropped):
         return Applied(prepared=prepared, warnings=tuple(kept), attempts=attempt)
+    begin_us, wal_end = rows_of(live, _WAL_END)[0]  # not later: from here on nothing may fail
     how.record(transaction, tables, prepared, made)
     try:
         how.on_step(MergeStep.RECORDED)
@@ -240,6 +247,9 @@ def _once(states: States, request: PlanRequest, how: MergeRun, attempt: int) -> 
         locked_seconds=round(time.monotonic() - began, 4),
         attempts=attempt,
         is_written=True,
+        trace=CommitTrace(
+            begin_us=begin_us, end_us=time.time_ns() // 1000, before=f"lsn:{wal_end}"
+        ),
     )
 
 

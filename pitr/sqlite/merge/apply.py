@@ -33,7 +33,7 @@ from pitr.sqlite.merge.writing import UNIQUE_CODES, Writer, WrittenTable, refuse
 from pitr.sqlite.past.tables import folded
 from pitr.sqlite.statement.faults import sqlite_faults, sqlite_says
 from pitr.sqlite.statement.tokens import quoted
-from pitr.vocabulary.plan import MergeStep, OnStep
+from pitr.vocabulary.plan import CommitTrace, MergeStep, OnStep
 from pitr.vocabulary.row_class import Action
 
 _LOCK_PAUSE_SECONDS = 0.0005
@@ -46,6 +46,7 @@ class Applied:
 
     tables: tuple[WrittenTable, ...]
     warnings: tuple[str, ...]
+    trace: CommitTrace
 
 
 Record = Callable[[bytes, bytes, tuple[WrittenTable, ...]], None]
@@ -113,9 +114,9 @@ def apply_plan(
         on_step(MergeStep.VERIFIED)
         record(*images.take_out(), tables)
         on_step(MergeStep.RECORDED)
-        _commit(connection, prepared, lock_seconds)
+        trace = _traced_commit(connection, prepared, lock_seconds)
     on_step(MergeStep.COMMITTED)
-    return Applied(tables=tables, warnings=warnings)
+    return Applied(tables=tables, warnings=warnings, trace=trace)
 
 
 @contextmanager
@@ -217,6 +218,25 @@ def _check_parents(connection: apsw.Connection, prepared: PreparedPlan) -> None:
                 f"{rows} rows of {name} would have no parent.",
                 "Run 'pitr plan' again; --with-parents brings parents back too.",
             )
+
+
+def _traced_commit(
+    connection: apsw.Connection, prepared: PreparedPlan, lock_seconds: float
+) -> CommitTrace:
+    """Commit, and note when, and where the WAL ended then; others may go on at once."""
+    frames: list[int] = []
+
+    def hear(_connection: apsw.Connection, schema: str, frame: int) -> int:
+        if schema == "main":
+            frames.append(frame)
+        return apsw.SQLITE_OK
+
+    # It takes the place of automatic checkpoints, which are off in this connection.
+    connection.set_wal_hook(hear)
+    begin_us = time.time_ns() // 1000
+    _commit(connection, prepared, lock_seconds)
+    end_us = time.time_ns() // 1000
+    return CommitTrace(begin_us=begin_us, end_us=end_us, frame=frames[-1] if frames else None)
 
 
 def _commit(connection: apsw.Connection, prepared: PreparedPlan, lock_seconds: float) -> None:
