@@ -59,6 +59,7 @@ class LocalStore:
         self._lock = threading.Lock()
         self._open_files: OrderedDict[str, _OpenFile] = OrderedDict()
         self._ready: set[Path] = set()
+        self._has_served = False
 
     @property
     def location(self) -> str:
@@ -94,11 +95,13 @@ class LocalStore:
     def get(self, key: str) -> bytes:
         """Return the whole object."""
         try:
-            return self._path(key).read_bytes()
+            data = self._path(key).read_bytes()
         except _ABSENT:
             raise self._absent(key) from None
         except OSError as error:
             raise self._unusable("read", error) from None
+        self._has_served = True
+        return data
 
     def get_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         """Return the bytes of each half-open range (begin, end), in the order asked."""
@@ -145,9 +148,13 @@ class LocalStore:
     def _prepare(self, folder: Path) -> None:
         """Make a folder of the store, and remove what killed writers left in it.
 
-        Done once for each folder. So a running capture whose disk is unmounted fails, instead of
-        building a second archive in the empty mount point.
+        Done once for each folder, and not where objects were read before and nothing is now: a
+        capture whose disk is unmounted fails, instead of building a second archive in the empty
+        mount point, which would keep from the first what is written meanwhile.
         """
+        if self._has_served and not _has_entries(self._folder):
+            reason = "The folder is empty now, and held objects before"
+            raise FileNotFoundError(errno.ENOENT, reason, str(self._folder))
         levels = [folder, *folder.parents]
         for level in reversed(levels[: levels.index(self._folder) + 1]):
             durable.make_folder(level)
@@ -281,6 +288,11 @@ def _walk(folder: Path, base: str, prefix: str) -> Iterator[ObjectInfo]:
             except FileNotFoundError:
                 continue
             yield ObjectInfo(key, status.st_size, status.st_mtime_ns // 1000)
+
+
+def _has_entries(folder: Path) -> bool:
+    with os.scandir(folder) as entries:
+        return next(entries, None) is not None
 
 
 def _is_key(key: str) -> bool:

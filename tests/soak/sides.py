@@ -50,7 +50,7 @@ class Side:
         return xid or self._find(site, rows), rows
 
     def _find(self, site: Site, rows: int) -> str:
-        found = site.json("log", "-t", "ledger", "--source", self.name, "--limit", "400")
+        found = site.json("log", "-t", "ledger", "--source", self.name, "--limit", "4000")
         for transaction in reversed(found["transactions"]):
             for table in transaction["tables"]:
                 if rows in (table["deleted"], table["updated"]):

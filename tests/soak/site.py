@@ -58,7 +58,8 @@ class Site:
         """Run a command that must end with 0, and return its document."""
         code, out, err = self.run(*words, "--json")
         if code != 0:
-            raise Failed(f"pitr {' '.join(words)} ended with {code}\n{err[-1500:]}")
+            told = err[-1500:] or out[-1500:]
+            raise Failed(f"pitr {' '.join(words)} ended with {code}\n{told}")
         document: dict[str, Any] = json.loads(out[out.rfind("\n{\n") + 1 :])
         return document
 

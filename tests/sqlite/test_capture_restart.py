@@ -19,6 +19,7 @@ from pitr.archive.lease import read_newest_lease
 from pitr.errors import ArchiveHeld, SourceUnusable
 from pitr.sqlite.capture.session import CaptureOptions
 from pitr.sqlite.pagelog.segment import CommitKind
+from pitr.sqlite.pagelog.verify import verify_archive
 from pitr.vocabulary.event import Level
 from tests.memory_store import MemoryStore
 from tests.sqlite.capture_world import (
@@ -90,6 +91,35 @@ def test_restart_after_nothing_happened_records_nothing(store: MemoryStore, path
         time.sleep(0.1)
     assert [info.key for info in store.list("log/")] == before
     assert len(records(store)) == 1
+
+
+@pytest.mark.parametrize("is_removed", [True, False])
+def test_restart_after_the_archive_lost_commits_takes_a_base(
+    store: MemoryStore, path: Path, is_removed: bool
+) -> None:
+    """Production stays captured; what was lost is still told, until it is pruned."""
+    with App(path, *WAL) as app:
+        for number in range(1, 4):
+            app.run("INSERT INTO t VALUES(?, 'x')", number)
+            capture_once(store, path)
+        second = [info.key for info in store.list("log/")][1]
+        data = store.get(second)
+        store.delete(second)
+        if not is_removed:
+            store.put_new(second, data[:-40] + bytes(40))
+
+        events = capture_once(store, path)
+        app.run("INSERT INTO t VALUES(4, 'x')")
+        assert any("goes on after commit:4" in one.message for one in capture_once(store, path))
+
+    told = [event.message for event in events if event.level is Level.WARNING]
+    assert "the archived state of commit:3 cannot be read: a new base follows it" in told
+    found = [(record.kind, value(image, COUNT)) for record, image in states(store, begin=4)]
+    assert found == [(CommitKind.BASE, 3), (CommitKind.COMMIT, 4)]
+    report = verify_archive(store)
+    assert report.holes == (((2, 2),) if is_removed else ())
+    assert [key for key, _ in report.damaged] == ([] if is_removed else [second])
+    assert report.last_good_commit == 1
 
 
 def test_restart_after_the_wal_is_gone_records_one_gap(store: MemoryStore, path: Path) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from pitr.archive.outbox import SPOOL_BYTES_MAX, Outbox
 from pitr.archive.store import Store
+from pitr.errors import ArchiveLacks, Corrupt
 from pitr.sqlite.capture.capability import has_reset_bug, version_text
 from pitr.sqlite.capture.difference import LiveImage, differing_pages
 from pitr.sqlite.capture.handover import RESET_FRAMES, WAL_BYTES_MAX, WalFollower
@@ -84,11 +85,12 @@ class Session:
         self._has_told_unsealed = False
         self._stop = threading.Event()
         self._last: CommitRecord | None = None
+        self._is_lost = False
         current, entries = CurrentPages(header.page_size), 0
         begin_us = end_us = now_us()
         if self._archive.catalog.tiles:
             self._last = self._archive.last_commit()
-            current, entries = self._archive.current_pages(), self._entries_since_map()
+            current, entries = self._newest_state(self._last)
             current.page_size = self._archive.page_size
             end_us = max(known_until_us, self._last.time_end_us)
             # The end of a commit's interval is when it had been seen; another one may have come
@@ -108,6 +110,25 @@ class Session:
         )
         self._clock = PollClock(begin_us, end_us)
         self._follower = self._connect(header)
+
+    def _newest_state(self, last: CommitRecord) -> tuple[CurrentPages, int]:
+        """Return the state to go on from, and the entries since its map.
+
+        Production is captured also where the archive has lost what that state is made of: then
+        an empty one comes back, on which a base follows.
+        """
+        try:
+            return self._archive.current_pages(), self._entries_since_map()
+        except (ArchiveLacks, Corrupt) as error:
+            self._tell(
+                Level.WARNING,
+                f"the archived state of commit:{last.number} cannot be read: a new base follows it",
+                f"{error.message}. {error.detail or ''}".strip(),
+            )
+        self._is_lost = True
+        empty = CurrentPages(self._archive.page_size)
+        empty.commit, empty.chain = last.number, last.chain
+        return empty, 0
 
     def _entries_since_map(self) -> int:
         last = self._archive.catalog.last_commit
@@ -141,7 +162,8 @@ class Session:
         """
         self._stop = stop
         recorder, follower, last = self._recorder, self._follower, self._last
-        if last is None or follower.page_size != recorder.current.page_size:
+        other_size = follower.page_size != recorder.current.page_size
+        if last is None or self._is_lost or other_size:
             self._record_base(follower.image())
         elif (held := follower.holds(last.wal)) is True:
             self._tell(Level.INFO, f"goes on after commit:{last.number}")

@@ -70,6 +70,29 @@ def test_folder_that_vanishes_under_a_running_store_is_not_made_again(tmp_path: 
     assert list((tmp_path / "archive").iterdir()) == []
 
 
+@pytest.mark.parametrize("leaves_mount_point", [True, False])
+def test_folder_that_vanishes_before_the_first_write_is_not_made_again(
+    tmp_path: Path, leaves_mount_point: bool
+) -> None:
+    """Of a process that has only read so far; else what it writes is missing when the disk is back.
+
+    Found by the soak: a capture that began in an outage wrote its first commits beside the archive.
+    """
+    LocalStore(tmp_path / "archive").put_new("pitr-archive", b"x")
+    store = LocalStore(tmp_path / "archive")
+    store.get("pitr-archive")
+    (tmp_path / "archive").rename(tmp_path / "elsewhere")
+    if leaves_mount_point:
+        (tmp_path / "archive").mkdir()
+
+    with pytest.raises(StoreUnusable) as raised:
+        store.put_new("log/2", b"x")
+
+    assert "ENOENT" in (raised.value.detail or "")
+    assert not list(tmp_path.glob("archive/*"))
+    assert (tmp_path / "archive").exists() == leaves_mount_point
+
+
 def test_file_in_place_of_a_folder_is_named(tmp_path: Path) -> None:
     """A location that is a file, or a key below an object, is an unusable store."""
     (tmp_path / "file").write_text("")
