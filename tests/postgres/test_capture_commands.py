@@ -78,7 +78,9 @@ def test_marks_are_archived_when_the_command_returns(site: Site) -> None:
     process = subprocess.Popen(site.command("capture"), stderr=subprocess.PIPE)
     try:
         write(site.primary, 100)
-        wait_until(lambda: archived_end(site.store, 1) >= flushed(site.primary), "the capture")
+        wait_until(
+            lambda: archived_end(site.store, 1) >= flushed(site.primary), "the capture", 120
+        )
         second = site.run("mark", "after")
         assert archived_end(site.store, 1) >= Lsn.parse(str(second["position"])[4:])
         assert site.run("detach", "--yes", code=3)["error"]
@@ -86,6 +88,7 @@ def test_marks_are_archived_when_the_command_returns(site: Site) -> None:
         process.terminate()
         _, said = process.communicate(timeout=30)
     assert process.returncode == 0, said
+    assert b"the archive has no base backup yet" in said
     assert Lsn.parse(str(second["position"])[4:]) > Lsn.parse(position[4:])
 
 
