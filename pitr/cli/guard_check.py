@@ -104,8 +104,7 @@ def check(
     With --rehearse the archive is brought up to now, and the files run one after the other on what
     it holds then: the tables that they touch, in a sidecar that goes away again. Told are the rows
     inserted, updated and deleted, cascades and triggers included, and the statement that fails.
-    Nothing of it is run on the source; a PostgreSQL server gives out one transaction number, whose
-    empty transaction flushes its WAL. --max-deleted and --forbid judge what was done to rows.
+    Nothing is written to the source. --max-deleted and --forbid judge what was done to rows.
     """
     limits = _limits(engine, role, max_deleted, forbid, is_rehearsed=is_rehearsed)
     texts = [SqlText(name, _read(name)) for name in files]

@@ -55,10 +55,9 @@ def rehearse_texts(
 ) -> RehearsedTexts:
     """Bring the archive up to now, and run the texts on a copy of that state, which goes away.
 
-    They run as `role`, or else as the one that the source's sessions have. Nothing of the source is
-    changed; PostgreSQL is asked for one empty transaction, which flushes its WAL. Raises UsageError
-    for what cannot be rehearsed at all and for a role that is not there, and what capturing and
-    recovering raise.
+    They run as `role`, or else as the one that the source's sessions have. Nothing is
+    written to the source. Raises UsageError for what cannot be rehearsed at all and for a role that
+    is not there, and what capturing and recovering raise.
     """
     return wired(rehearse_texts, engine_of_source(settings))(
         settings, texts, on_event, on_target, role=role, wait_seconds=wait_seconds

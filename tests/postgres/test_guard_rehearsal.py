@@ -32,6 +32,8 @@ CREATE FUNCTION reads_files() RETURNS text LANGUAGE sql AS
 CREATE ROLE clerk LOGIN;
 GRANT SELECT, DELETE ON notes TO clerk;
 """
+# Nothing was written: not even an empty transaction got a number.
+NEXT_NUMBER = "SELECT pg_snapshot_xmax(pg_current_snapshot())::text"
 CHECK = ("guard", "check", "m.sql", "--rehearse")
 
 
@@ -39,7 +41,11 @@ CHECK = ("guard", "check", "m.sql", "--rehearse")
 def site(major: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """A server with a base in an archive; no capture runs."""
     folder = tmp_path_factory.mktemp("rehearsed")
-    with Server(major, segment_megabytes=1) as server, made(server, folder) as found:
+    quiet = {"autovacuum": "off"}
+    with (
+        Server(major, settings=quiet, segment_megabytes=1) as server,
+        made(server, folder) as found,
+    ):
         found.changes["PITR_PG_BINDIR"] = str(server.bin)
         server.query(MORE)
         yield found
@@ -48,8 +54,9 @@ def site(major: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]
 def rehearsed(site: Site, sql: str, *options: str) -> Done:
     """Rehearse a file; production is what it was, and of the sidecar nothing is left."""
     (site.folder / "m.sql").write_text(sql)
-    before = everything(site.server)
+    before, number = everything(site.server), site.server.value(NEXT_NUMBER)
     done = pitr(site.folder, *CHECK, *options, **site.changes)
+    assert site.server.value(NEXT_NUMBER) == number
     assert everything(site.server) == before
     assert not list(Path(site.changes["PITR_SIDECAR_FOLDER"]).iterdir())
     assert not list((site.folder / "state" / "recoveries").iterdir())

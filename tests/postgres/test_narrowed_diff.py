@@ -30,7 +30,7 @@ from pitr.postgres.diff.row_versions import (
 from pitr.postgres.diff.states import PastWal, States, comparing
 from pitr.postgres.index.upkeep import complete_index
 from pitr.postgres.index.wal_index import WalIndex
-from pitr.postgres.live.flushed import flushed_wal
+from pitr.postgres.live.flushed import flushed_wal, settled_wal
 from pitr.postgres.replay.replay import ReplayedTables
 from pitr.postgres.replay.server import running
 from pitr.postgres.wal_store.folder import WalFolder
@@ -244,11 +244,14 @@ def test_live_is_known_up_to_where_its_wal_is_on_disk(life: Life) -> None:
         found = flushed_wal(asking)
         assert found is not None
         assert found[1] >= seen
+        other.execute("UPDATE orders SET note = note WHERE id = 1")
+        committed = Lsn.parse(server.value("SELECT pg_current_wal_insert_lsn()::text"))
         other.execute("BEGIN; UPDATE orders SET note = note WHERE id = 1")
         seen = Lsn.parse(server.value("SELECT pg_current_wal_insert_lsn()::text"))
         next_xid = server.value("SELECT pg_snapshot_xmax(pg_current_snapshot())::text")
         found = flushed_wal(asking)  # None but for what the server itself may flush meanwhile
         assert found is None or found[1] >= seen
+        assert settled_wal(asking)[1] >= committed  # that end holds no commit
         assert server.value("SELECT pg_snapshot_xmax(pg_current_snapshot())::text") == next_xid
 
 

@@ -18,7 +18,7 @@ from pitr.postgres.capture.capture import Capture
 from pitr.postgres.capture.following import CatalogFollower, index_objects
 from pitr.postgres.capture.session import CaptureOptions
 from pitr.postgres.live.connection import connect
-from pitr.postgres.live.mark import MarkPosition, make_point
+from pitr.postgres.live.mark import MarkPosition, make_point, settled_point
 from pitr.postgres.wal_store.archive import holds_wal
 from pitr.vocabulary.event import Event, Level, OnEvent
 
@@ -65,17 +65,16 @@ def mark(settings: Settings, name: str, on_event: OnEvent, *, wait_seconds: floa
     return write_mark(store, name, position=f"lsn:{point.end}", time_us=point.time_us)
 
 
-def bring_up_to_now(settings: Settings, on_event: OnEvent, *, wait_seconds: float) -> MarkPosition:
-    """Return a position up to which the archive holds everything committed before the call.
+def bring_up_to_now(settings: Settings, on_event: OnEvent, *, wait_seconds: float) -> None:
+    """Return once the archive holds everything that was committed before the call.
 
-    A live capture is waited for; without one this process captures once itself. Raises as `mark`
-    does.
+    A live capture is waited for; without one this process captures once itself. Nothing is written
+    for it. Raises as `mark` does.
     """
     store, identity = _open(settings)
     with closing(connect(settings.needed_source().location)) as connection:
-        point = make_point(connection, None, identity.source["system_identifier"])
+        point = settled_point(connection, identity.source["system_identifier"])
     _bring_in(settings, store, identity, point, on_event, wait_seconds)
-    return point
 
 
 def _open(settings: Settings) -> tuple[Store, Identity]:

@@ -61,10 +61,10 @@ def _read(text: SqlText) -> TextStatements:
 def _now(settings: Settings, on_event: OnEvent, wait_seconds: float) -> Way:
     """Return the way to the present state, once the archive holds all that was committed before."""
     try:
-        point = bring_up_to_now(settings, on_event, wait_seconds=wait_seconds)
+        bring_up_to_now(settings, on_event, wait_seconds=wait_seconds)
     except PitrError as error:
         raise not_current(error, NOT_REHEARSED) from error
-    return find_way(settings, RestoreRequest(tables=(), target=f"lsn:{point.end}"), now_us())
+    return find_way(settings, RestoreRequest(tables=(), target="latest"), now_us())
 
 
 def _session(settings: Settings, role: str | None) -> tuple[str, str]:

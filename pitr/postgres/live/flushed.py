@@ -27,24 +27,49 @@ def flushed_wal(connection: Connection) -> tuple[int, Lsn] | None:
         row = connection.execute("SELECT pg_catalog.pg_is_in_recovery()").fetchone()
         if row is None or row[0]:
             return None
+        timeline, flushed, is_whole = _wait_for_flush(connection, _FLUSH_SECONDS)
+        return (timeline, flushed) if is_whole else None
+
+
+def settled_wal(connection: Connection) -> tuple[int, Lsn]:
+    """Return timeline and LSN behind all that was committed on a primary before the call.
+
+    A commit that waits for the disk is flushed when it returns, another within three times
+    wal_writer_delay. So, unlike `flushed_wal`, this has an answer after that time also where the
+    end of the WAL stays in memory: no commit of before is in it. The LSN may lie in the middle of a
+    record. Raises as `flushed_wal` does.
+    """
+    with server_faults("ask where the WAL is"):
         row = connection.execute(
-            "SELECT pg_catalog.pg_current_wal_insert_lsn()::text,"
-            " setting::bigint FROM pg_catalog.pg_settings WHERE name = 'wal_segment_size'"
+            "SELECT 3 * setting::bigint FROM pg_catalog.pg_settings WHERE name = 'wal_writer_delay'"
         ).fetchone()
         assert row is not None
-        # At the begin of a page the next record would be behind the header, where no flush gets.
-        geometry = WalGeometry(row[1], PAGE_BYTES)
-        inserted = Lsn(geometry.end(geometry.position(Lsn.parse(row[0]).value)))
-        deadline = time.monotonic() + _FLUSH_SECONDS
-        while True:
-            row = connection.execute(
-                "SELECT pg_catalog.pg_walfile_name(lsn), lsn::text"
-                " FROM (SELECT pg_catalog.pg_current_wal_flush_lsn() AS lsn) AS current"
-            ).fetchone()
-            assert row is not None
-            flushed = Lsn.parse(row[1])
-            if flushed >= inserted:
-                return int(row[0][:8], 16), flushed
-            if time.monotonic() > deadline:
-                return None
-            time.sleep(_PAUSE_SECONDS)
+        timeline, flushed, _ = _wait_for_flush(connection, row[0] / 1000)
+        return timeline, flushed
+
+
+def _wait_for_flush(connection: Connection, seconds: float) -> tuple[int, Lsn, bool]:
+    """Wait until the present end of the WAL is on disk, so long at most.
+
+    Return timeline and LSN up to which WAL is flushed then, and whether that end is.
+    """
+    row = connection.execute(
+        "SELECT pg_catalog.pg_current_wal_insert_lsn()::text,"
+        " setting::bigint FROM pg_catalog.pg_settings WHERE name = 'wal_segment_size'"
+    ).fetchone()
+    assert row is not None
+    # At the begin of a page the next record would be behind the header, where no flush gets.
+    geometry = WalGeometry(row[1], PAGE_BYTES)
+    inserted = Lsn(geometry.end(geometry.position(Lsn.parse(row[0]).value)))
+    deadline = time.monotonic() + seconds
+    while True:
+        is_late = time.monotonic() > deadline  # before the look, which then is late enough
+        row = connection.execute(
+            "SELECT pg_catalog.pg_walfile_name(lsn), lsn::text"
+            " FROM (SELECT pg_catalog.pg_current_wal_flush_lsn() AS lsn) AS current"
+        ).fetchone()
+        assert row is not None
+        flushed = Lsn.parse(row[1])
+        if flushed >= inserted or is_late:
+            return int(row[0][:8], 16), flushed, flushed >= inserted
+        time.sleep(_PAUSE_SECONDS)

@@ -1,4 +1,4 @@
-"""A point in the WAL that can be named: made by the server, flushed, with its time."""
+"""A point in the WAL behind what is committed now: flushed, with its time; to be named or not."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from importlib.resources import files
 from pitr.errors import IdentityMismatch, SourceUnusable
 from pitr.postgres.live.connection import Connection
 from pitr.postgres.live.faults import server_faults
+from pitr.postgres.live.flushed import settled_wal
 from pitr.vocabulary.position import Lsn
 
 _ABLE = files("pitr.sql").joinpath("postgres/mark_able.sql")
@@ -33,31 +34,15 @@ class MarkPosition:
     time_us: int
 
 
-def make_point(connection: Connection, name: str | None, system_identifier: str) -> MarkPosition:
+def make_point(connection: Connection, name: str, system_identifier: str) -> MarkPosition:
     """Make a restore point where the role may, else only note where the WAL ends.
 
-    Without a name no restore point is made.
     Either way a transaction number is used up, whose commit makes the server flush. Raises
     IdentityMismatch for another cluster, SourceUnusable for a standby, SourceUnreachable.
     """
     with server_faults("cannot mark the present state"):
-        row = connection.execute(_ABLE.read_text()).fetchone()
-        assert row is not None
-        found, is_standby, may_make, segment_bytes = row
-        if str(found % (1 << 64)) != system_identifier:
-            raise IdentityMismatch(
-                "this is another cluster than the archive's",
-                detail=f"Its system identifier is {found % (1 << 64)}; the archive holds "
-                f"{system_identifier}.",
-                hint="Name the right source with '--source NAME'.",
-            )
-        if is_standby:
-            raise SourceUnusable(
-                "a standby cannot be marked",
-                detail="Only a primary writes WAL.",
-                hint="Name the primary as the source.",
-            )
-        is_made = may_make and name is not None and len(name.encode()) <= _RESTORE_POINT_BYTES_MAX
+        may_make, segment_bytes, _ = _ask_primary(connection, system_identifier)
+        is_made = may_make and len(name.encode()) <= _RESTORE_POINT_BYTES_MAX
         point = "pg_create_restore_point(%s)" if is_made else "pg_current_wal_insert_lsn()"
         with connection.transaction():
             connection.execute("SET LOCAL synchronous_commit = local")
@@ -67,3 +52,35 @@ def make_point(connection: Connection, name: str | None, system_identifier: str)
         assert row is not None
         time_us, end, file_name = row
     return MarkPosition(Lsn.parse(end), int(file_name[:8], 16), segment_bytes, time_us)
+
+
+def settled_point(connection: Connection, system_identifier: str) -> MarkPosition:
+    """Return a point behind all that was committed before the call; nothing is written for it.
+
+    Its LSN may lie in the middle of a record. Raises as `make_point` does.
+    """
+    with server_faults("cannot ask for the present state"):
+        _, segment_bytes, time_us = _ask_primary(connection, system_identifier)
+    timeline, end = settled_wal(connection)
+    return MarkPosition(end, timeline, segment_bytes, time_us)
+
+
+def _ask_primary(connection: Connection, system_identifier: str) -> tuple[bool, int, int]:
+    """Return whether a restore point may be made, bytes of a WAL segment, the server's time."""
+    row = connection.execute(_ABLE.read_text()).fetchone()
+    assert row is not None
+    found, is_standby, may_make, segment_bytes, time_us = row
+    if str(found % (1 << 64)) != system_identifier:
+        raise IdentityMismatch(
+            "this is another cluster than the archive's",
+            detail=f"Its system identifier is {found % (1 << 64)}; the archive holds "
+            f"{system_identifier}.",
+            hint="Name the right source with '--source NAME'.",
+        )
+    if is_standby:
+        raise SourceUnusable(
+            "the source is a standby",
+            detail="Only a primary can be marked, and knows what was committed.",
+            hint="Name the primary as the source.",
+        )
+    return may_make, segment_bytes, time_us
