@@ -13,6 +13,7 @@ higher one.
 from __future__ import annotations
 
 import re
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -22,9 +23,12 @@ from pitr.archive.document import decode_document, encode_document
 from pitr.archive.holder import Holder, is_alive, this_process
 from pitr.archive.store import ObjectExists, ObjectInfo, Store
 from pitr.errors import ArchiveHeld, CorruptObject, ObjectMissing
+from pitr.vocabulary.event import Event, Level, OnEvent
 
 TTL_SECONDS = 180
 RENEW_SECONDS = 60
+BRIEF_SECONDS = 10.0
+_PAUSE_SECONDS = 0.2
 _KIND = b"LEAS"
 _TIME_US_MAX = 4_102_444_800_000_000  # the year 2100
 _KEY = re.compile(r"lease/(\d{8})")
@@ -35,7 +39,8 @@ class LeaseState:
     """What a lease object says. Times in microseconds since the epoch, UTC.
 
     `head_commit` is the newest commit in the archive, `current_until_us` the time up to which the
-    archive is proven to hold everything; both survive into the next holder's first state.
+    archive is proven to hold everything; both survive into the next holder's first state. `brief`
+    says that the holder captures once and ends.
     """
 
     epoch: int
@@ -48,6 +53,7 @@ class LeaseState:
     current_until_us: int = 0
     last_error: str | None = None
     spooled_bytes: int = 0
+    brief: bool = False
 
 
 class Lease:
@@ -62,6 +68,11 @@ class Lease:
     def epoch(self) -> int:
         """Return the lease's number, which goes into the keys of what its holder writes."""
         return self._state.epoch
+
+    @property
+    def state(self) -> LeaseState:
+        """Return what the lease says."""
+        return self._state
 
     def renew(
         self,
@@ -123,10 +134,51 @@ def now_us() -> int:
     return time.time_ns() // 1000
 
 
+def acquire_when_free(
+    store: Store,
+    stop: threading.Event,
+    on_event: OnEvent,
+    *,
+    brief: bool,
+    wait_seconds: float = BRIEF_SECONDS,
+) -> Lease | None:
+    """Take the archive for this process, waiting a moment for a command that holds it briefly.
+
+    None when `stop` was set meanwhile. Raises as `acquire` does: ArchiveHeld at once when a capture
+    that goes on holds it.
+    """
+    deadline = time.monotonic() + wait_seconds
+    is_told = False
+    while True:
+        try:
+            return acquire(store, brief=brief)
+        except ArchiveHeld:
+            holder = read_live_lease(store)  # None when it has just ended
+            if time.monotonic() > deadline or (holder is not None and not holder.brief):
+                raise
+        if holder is not None and not is_told:
+            on_event(_waiting(holder, wait_seconds))
+            is_told = True
+        if stop.wait(_PAUSE_SECONDS):
+            return None
+
+
+def _waiting(holder: LeaseState, seconds: float) -> Event:
+    return Event(
+        Level.INFO,
+        "waiting for a command that holds the archive for a moment",
+        f"It runs as {holder.holder}. It is waited for {seconds:.0f} s at most.",
+    )
+
+
 def acquire(
-    store: Store, *, ttl_seconds: int = TTL_SECONDS, clock: Callable[[], int] = now_us
+    store: Store,
+    *,
+    brief: bool = False,
+    ttl_seconds: int = TTL_SECONDS,
+    clock: Callable[[], int] = now_us,
 ) -> Lease:
-    """Take the archive for this process.
+    """Take the archive for this process; `brief` when it captures once and ends.
 
     A lease is taken over at once when its holder released it or is seen to be dead, and after its
     ttl when the holder ran where this process cannot look. Raises ArchiveHeld, naming the holder;
@@ -144,6 +196,7 @@ def acquire(
         ttl_seconds=ttl_seconds,
         head_commit=previous.head_commit if previous else 0,
         current_until_us=previous.current_until_us if previous else 0,
+        brief=brief,
     )
     _create(store, state)
     lease = Lease(store, state, clock)
@@ -236,14 +289,21 @@ def _lapses_us(state: LeaseState) -> int:
 
 
 def _held(state: LeaseState, *, at_us: int) -> ArchiveHeld:
-    hint = "Stop that capture first: an archive takes one."
+    detail = f"Held since {_utc(state.acquired_us)}, last renewed {_utc(state.renewed_us)}."
+    lapse = ""
     if is_alive(state.holder) is None:
         seconds = max(1, (_lapses_us(state) - at_us) // 1_000_000)
-        hint += f" If it is gone, its lease lapses in {seconds} s."
+        lapse = f" If it is gone, its lease lapses in {seconds} s."
+    if state.brief:
+        return ArchiveHeld(
+            f"the archive is held by a command that captures once: {state.holder}",
+            detail=detail,
+            hint=f"Run the command again when that one has ended.{lapse}",
+        )
     return ArchiveHeld(
         f"the archive is held by another capture: {state.holder}",
-        detail=f"Held since {_utc(state.acquired_us)}, last renewed {_utc(state.renewed_us)}.",
-        hint=hint,
+        detail=detail,
+        hint=f"Stop that capture first: an archive takes one.{lapse}",
     )
 
 

@@ -36,7 +36,8 @@ def mark(settings: Settings, name: str, on_event: OnEvent, *, wait_seconds: floa
 
 
 def is_captured(settings: Settings) -> bool:
-    """Return whether a capture holds the archive now. Raises StoreUnusable, NotConfigured."""
+    """Return whether a capture follows the source now. Raises StoreUnusable, NotConfigured."""
     store = open_archive_store(settings)
     open_archive(store)
-    return read_live_lease(store) is not None
+    lease = read_live_lease(store)
+    return lease is not None and not lease.brief

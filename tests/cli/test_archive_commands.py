@@ -8,9 +8,13 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from threading import Event
 
 import pytest
 
+from pitr.archive.lease import acquire, acquire_when_free
+from pitr.archive.local import LocalStore
+from pitr.errors import ArchiveHeld
 from tests.cli.commands import (
     PITR,
     WAIT_SECONDS,
@@ -61,6 +65,23 @@ def test_second_capture_is_refused_and_told_who_holds_the_archive(folder: Path) 
         assert done.code == 3
         assert told(done.err)[0] == f"error: the archive is held by another capture: {holder}"
         assert holder.startswith(f"pid {first.pid} on ")
+
+
+def test_capture_waits_for_a_short_command_that_holds_the_archive(folder: Path) -> None:
+    """It says so, and begins when the archive is free; it waits so long."""
+    store = LocalStore(folder / "archive")
+    lease = acquire(store, brief=True)
+    with pytest.raises(ArchiveHeld, match="that captures once"):
+        acquire_when_free(store, Event(), lambda _: None, brief=True, wait_seconds=0)
+    with beside(
+        [*PITR, "capture"], cwd=folder, env=environment(), stderr=subprocess.PIPE
+    ) as capture:
+        assert capture.stderr is not None
+        assert any("waiting for a command that holds" in line for line in capture.stderr)
+        lease.release()
+        wait_until_current(folder)
+        capture.send_signal(signal.SIGTERM)
+        assert capture.wait(WAIT_SECONDS) == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

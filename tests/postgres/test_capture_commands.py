@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from pitr.archive.lease import acquire
 from pitr.archive.local import LocalStore
 from pitr.postgres.wal_store.archive import WalArchive
 from pitr.vocabulary.position import Lsn
@@ -62,7 +63,10 @@ def slots(server: Server) -> list[str]:
 
 
 def test_marks_are_archived_when_the_command_returns(site: Site) -> None:
-    """Without a running capture the command captures itself; with one it waits for it."""
+    """Without a running capture the command captures itself; with one it waits for it.
+
+    A capture that begins meanwhile waits in turn for such a command.
+    """
     write(site.primary, 100)
     first = site.run("mark", "before the release")
     position = str(first["position"])
@@ -75,8 +79,12 @@ def test_marks_are_archived_when_the_command_returns(site: Site) -> None:
     assert b"before the release\0" in wal.read(1, begin, Lsn.parse(position[4:]))
     assert site.run("mark", "before the release", code=3)["error"]
 
+    lease = acquire(site.store, brief=True)
     process = subprocess.Popen(site.command("capture"), stderr=subprocess.PIPE)
     try:
+        assert process.stderr is not None
+        assert any(b"waiting for a command" in line for line in process.stderr)
+        lease.release()
         write(site.primary, 100)
         wait_until(
             lambda: archived_end(site.store, 1) >= flushed(site.primary), "the capture", 120

@@ -16,7 +16,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from pitr.archive.archive import Identity
-from pitr.archive.lease import acquire, read_newest_lease
+from pitr.archive.lease import acquire_when_free
 from pitr.archive.outbox import Outbox
 from pitr.archive.store import Store
 from pitr.errors import (
@@ -94,7 +94,7 @@ class Capture:
         all. Later a server or store that does not answer is waited for.
         """
         pause_seconds = _FIRST_PAUSE_SECONDS
-        with self._writing(stop) as outbox:
+        with self._writing(stop, brief=False) as outbox:
             while outbox is not None and not stop.is_set():
                 began = time.monotonic()
                 try:
@@ -114,7 +114,7 @@ class Capture:
 
         Raises as `run` does, and StoreUnusable when something could only be spooled.
         """
-        with self._writing(threading.Event()) as outbox:
+        with self._writing(threading.Event(), brief=True) as outbox:
             assert outbox is not None
             for attempt in range(1, _ATTEMPTS_ONCE + 1):
                 try:
@@ -133,7 +133,7 @@ class Capture:
             )
 
     @contextmanager
-    def _writing(self, stop: threading.Event) -> Iterator[Outbox | None]:
+    def _writing(self, stop: threading.Event, *, brief: bool) -> Iterator[Outbox | None]:
         """Hold the archive while the block runs; None when `stop` came before it could be had."""
         outbox = Outbox(
             self._store,
@@ -146,11 +146,13 @@ class Capture:
             if not outbox.wait_until_stored(stop):
                 yield None
                 return
-            before = read_newest_lease(self._store)
-            self._lease = acquire(self._store)
-            self._progress = Progress(before.current_until_us if before else 0)
-            self._head = before.head_commit if before else 0
-            self._use_lease(outbox, Lsn(self._head))
+            lease = acquire_when_free(self._store, stop, self._on_event, brief=brief)
+            if lease is None:
+                yield None
+                return
+            self._lease = lease
+            self._progress = Progress(lease.state.current_until_us)
+            self._use_lease(outbox, Lsn(lease.state.head_commit))
             try:
                 with ThreadPoolExecutor(_WORKERS, "pitr-compress") as pool:
                     self._pool = pool

@@ -12,7 +12,7 @@ import threading
 import time
 from pathlib import Path
 
-from pitr.archive.lease import Lease, acquire, read_newest_lease
+from pitr.archive.lease import Lease, acquire_when_free
 from pitr.archive.outbox import Outbox
 from pitr.archive.store import Store
 from pitr.errors import SourceUnusable, StoreUnusable
@@ -127,7 +127,7 @@ class Capture:
             header = self._await_header(source, stop, once=once)
             if header is None:
                 return None
-            session = self._begin(source, header, outbox)
+            session = self._begin(source, header, outbox, stop, once=once)
             session.catch_up(kind, stop)
             if not once:
                 session.follow(stop)
@@ -179,23 +179,33 @@ class Capture:
             header = source.header()
         return header
 
-    def _begin(self, source: Source, header: FileHeader, outbox: Outbox) -> Session:
+    def _begin(
+        self,
+        source: Source,
+        header: FileHeader,
+        outbox: Outbox,
+        stop: threading.Event,
+        *,
+        once: bool,
+    ) -> Session:
         # A session that broke may have left half of a large commit behind. Under a new lease the
         # next one can write that commit's number again.
         if self._lease is not None:
             self._lease.release()
-        self._lease = acquire(self._store)
-        state = read_newest_lease(self._store)
-        known_until_us = state.current_until_us if state else 0
-        head_commit = state.head_commit if state else 0
-        outbox.use(self._lease, head_commit=head_commit, current_until_us=known_until_us)
+        self._lease = acquire_when_free(self._store, stop, self._on_event, brief=once)
+        if self._lease is None:
+            raise Stopped
+        state = self._lease.state
+        outbox.use(
+            self._lease, head_commit=state.head_commit, current_until_us=state.current_until_us
+        )
         return Session(
             self._store,
             source,
             header,
             outbox,
             lease=self._lease.epoch,
-            known_until_us=known_until_us,
+            known_until_us=state.current_until_us,
             options=self._options,
             on_event=self._on_event,
         )
