@@ -86,9 +86,7 @@ def test_marks_are_archived_when_the_command_returns(site: Site) -> None:
         assert any(b"waiting for a command" in line for line in process.stderr)
         lease.release()
         write(site.primary, 100)
-        wait_until(
-            lambda: archived_end(site.store, 1) >= flushed(site.primary), "the capture", 120
-        )
+        wait_until(lambda: archived_end(site.store, 1) >= flushed(site.primary), "the capture", 120)
         second = site.run("mark", "after")
         assert archived_end(site.store, 1) >= Lsn.parse(str(second["position"])[4:])
         assert site.run("detach", "--yes", code=3)["error"]
