@@ -238,9 +238,11 @@ class Replay:
         wanted = _catalogs_of(at_rest, oid)
         for _ in range(_PASSES_MAX):
             selection = self._select(wanted)
-            if selection.templates - wanted.templates:
+            # What a database was copied from may be a copy itself.
+            while selection.templates - wanted.templates:
                 wanted = wanted.with_templates(selection.templates)
-                continue
+                selection = self._select(wanted)
+            self._require_templates(selection)
             if missing := wanted.lacking(selection.mapped):
                 wanted = wanted.with_files(missing)
                 continue
@@ -379,14 +381,19 @@ class Replay:
                 detail=f"The WAL up to {self._stop.lsn} does not record that the backup ended.",
                 hint="Choose a later target, or an earlier base backup.",
             )
-        at_rest = CatalogsAtRest.of_base(self._source.base)
-        if not all(at_rest.database_place(template) for _, template in selection.templates):
-            raise ArchiveLacks(
-                "the database is a copy of files of another one, both made after the base backup",
-                detail="The WAL says that its files were copied, and not what was in them.",
-                hint="Choose a later base backup; 'pitr backup' takes one.",
-            )
         return selection
+
+    def _require_templates(self, selection: Selection) -> None:
+        """Raise when files were copied from a database that neither base nor WAL has."""
+        at_rest = CatalogsAtRest.of_base(self._source.base)
+        for place in selection.templates - selection.created:
+            if at_rest.database_place(place[1]) is None:
+                raise ArchiveLacks(
+                    "the database is a copy of one that is not in the base backup",
+                    detail="That was dropped while the backup was taken. The WAL says that its "
+                    "files were copied, and not what was in them.",
+                    hint="Choose a later base backup; 'pitr backup' takes one.",
+                )
 
     @contextlib.contextmanager
     def _recovered_catalogs(

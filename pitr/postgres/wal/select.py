@@ -7,7 +7,7 @@ Kept are
     CLOG, MultiXact, CommitTs: transaction state that kept records rest on; but no zero pages of
     CLOG, which come with every 32,768 transactions of whomever: the pages are made beforehand
     of the online checkpoints the base's and the last one, which has the counters of those before
-    RelMap of the shared catalogs and the wanted database; Database of the wanted database
+    RelMap and Database of the wanted database and its templates; RelMap of the shared catalogs
     the end of a transaction, when a kept record carries its xid or one of its subtransactions'
     xids, or when one of them is older than the backup and so may have written before it
 
@@ -85,8 +85,8 @@ class Selection:
     `runs` and `redo_points` are for `distill`. `backup_end` is where the end of the base backup was
     recorded. `mapped` are files that mapped catalogs of the database were given,
     `shared_mapped` those of shared catalogs.
-    `created` is where the wanted database was made inside the stretch, as (tablespace, database),
-    `templates` are those that its files were copied from.
+    `created` is where the wanted database and its templates were made inside the stretch, as
+    (tablespace, database), `templates` are those that their files were copied from.
     `touched` are the transactions that wrote what is wanted. `zero_pages` were added to CLOG.
     The setting is the largest that the source had.
     """
@@ -196,7 +196,7 @@ class RecordSelector:
                 return self._wanted.has_shared and (
                     not update.database or update.database in self._wanted.databases
                 )
-            case DatabaseCreated() as created if created.database == self._wanted.database:
+            case DatabaseCreated() as created if self._is_made_here(created):
                 self.selection.created.add((created.tablespace, created.database))
                 if created.template:
                     database, tablespace = created.template
@@ -217,6 +217,11 @@ class RecordSelector:
             case payload:
                 self._note(payload)
         return manager == RM_XLOG
+
+    def _is_made_here(self, created: DatabaseCreated) -> bool:
+        """Return whether a database is the wanted one, or one that its files are copied from."""
+        place = (created.tablespace, created.database)
+        return created.database == self._wanted.database or place in self._wanted.templates
 
     @staticmethod
     def readable_managers() -> Iterable[int]:
