@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import zstandard
 
 from pitr.errors import Corrupt, PreconditionFailed
 from pitr.postgres.base.contents import Base, whole_files
@@ -74,6 +76,12 @@ def test_folder_and_tar_hold_what_the_archive_holds(server: Server) -> None:
             assert base.read_blocks(path, 2, 4) == archived.read_blocks(path, 2, 4)
             with pytest.raises(ValueError):
                 base.read_blocks(path, 0, 10_000)
+        for tar in folder.glob("*.tar"):
+            pack(tar)
+        seen.append((BaseFolder(folder), contents(BaseFolder(folder / "base.tar.zst"))))
+        (folder / f"{oid}.tar.gz").unlink()
+        with pytest.raises(PreconditionFailed, match="no base backup"):
+            BaseFolder(folder)
 
     for _, found in seen:
         found.pop("tablespace_map", None)
@@ -97,12 +105,43 @@ def judge_info(base: Base, archived: Base, oid: int) -> None:
     assert one.end > other.end
 
 
+def pack(tar: Path) -> None:
+    """Compress base.tar as .zst, and other tar archives as .gz."""
+    data = tar.read_bytes()
+    tar.unlink()
+    if tar.stem == "base":
+        tar.with_suffix(".tar.zst").write_bytes(zstandard.compress(data, 1))
+    else:
+        tar.with_suffix(".tar.gz").write_bytes(gzip.compress(data, 1))
+
+
+@pytest.mark.parametrize("suffix", [".tar", ".tar.gz", ".tar.zst"])
+def test_tar_that_was_cut_short_is_refused(server: Server, suffix: str) -> None:
+    """Exit 5, wherever it ends: in a member, and between two."""
+    require_programs(server)
+    with pg_basebackup(server, "-Ft") as folder:
+        whole = (folder / "base.tar").read_bytes()
+        (folder / "base.tar").unlink()
+        header = whole.index(b"global/pg_control")
+        for end in (len(whole) // 2 + 100, header):
+            data = whole[:end]
+            packed = {".tar": bytes, ".tar.gz": gzip.compress, ".tar.zst": zstandard.compress}
+            (folder / f"base{suffix}").write_bytes(packed[suffix](data))
+            with pytest.raises(Corrupt) as caught:
+                BaseFolder(folder)
+            assert caught.value.exit_code == 5
+        (folder / f"base{suffix}").write_bytes(packed[suffix](whole)[: len(whole) // 100])
+        with pytest.raises(Corrupt):
+            BaseFolder(folder)
+
+
 def test_place_that_is_no_backup_is_refused(server: Server, tmp_path: Path) -> None:
-    """A live data directory, a compressed archive and any other folder are told apart: exit 3."""
+    """A live data directory, an archive in a form not read here, any other folder: exit 3."""
     require_programs(server)
     empty = tmp_path / "empty"
     empty.mkdir()
-    with pg_basebackup(server, "-Ft", "-z") as packed:
+    with pg_basebackup(server, "-Ft") as packed:
+        (packed / "base.tar").rename(packed / "base.tar.lz4")
         for place, detail in (
             (server.data, "backup_label"),
             (packed, "compressed"),

@@ -27,8 +27,8 @@ CLUSTERS = (
 MAJORS = (15, 14, 16, 17, 18)
 PRESENT = """
 SELECT c.oid, relkind::text, amname
-FROM pg_class AS c LEFT JOIN pg_am ON pg_am.oid = relam
-WHERE relkind IN ('r', 'm', 't', 'i') AND relpersistence = 'p'
+FROM pg_class AS c LEFT JOIN pg_am ON pg_am.oid = relam LEFT JOIN pg_index ON indexrelid = c.oid
+WHERE relkind IN ('r', 'm', 't', 'i') AND relpersistence = 'p' AND indisvalid IS NOT FALSE
     AND (pg_stat_file(pg_relation_filepath(c.oid), true)).size IS NOT NULL
 """
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from pitr.postgres.wal.segment_name import SegmentName
+from pitr.vocabulary.position import Lsn
 from tests.cli.commands import Done, pitr, succeed, told
 from tests.postgres.replay_world import archiving_server, finish_wal, take_base, world_folder
 
@@ -151,7 +153,7 @@ def test_restore_that_cannot_be_done_says_why(
 
 
 def test_restore_with_a_gap_in_the_wal_names_it(accident: Accident, place: Path) -> None:
-    """Exit 4, and the stretch that is missing."""
+    """Exit 4, and the stretch that is missing; it is not passed over for 'latest' either."""
     wal = place / "wal"
     shutil.copytree(accident.folder / "wal", wal)
     names = sorted(path for path in wal.iterdir() if len(path.name) == 24)
@@ -159,9 +161,11 @@ def test_restore_with_a_gap_in_the_wal_names_it(accident: Accident, place: Path)
     kept = [path for path in names if path.name > base]
     kept[0].unlink()
     words = ["restore", "--from-backup", str(accident.folder / "base"), "--from-wal", str(wal)]
-    done = pitr(place, *words, "-t", "orders", "--at", f"lsn:{accident.lsn}")
-
-    assert done.code == 4, done.err
+    for target in (f"lsn:{accident.lsn}", "latest"):
+        done = pitr(place, *words, "-t", "orders", "--at", target)
+        begin = SegmentName.parse(kept[0].name, 1 << 20).begin
+        assert done.code == 4, done.err
+        assert f"WAL is missing from {Lsn(begin)} to {Lsn(begin + (1 << 20))}" in done.err
 
 
 def test_restore_without_the_programs_names_the_package(accident: Accident, place: Path) -> None:

@@ -30,7 +30,8 @@ def _resolve(source: ReplaySource, text: str, now: int) -> tuple[FoundTarget, St
     target = parse_target(text, now_us=now)
     timeline = _timeline(source)
     redo = source.label.redo
-    ends = [end for begin, end in source.wal.ranges(timeline) if begin <= redo < end]
+    ranges = source.wal.ranges(timeline)
+    ends = [end for begin, end in ranges if begin <= redo < end]
     if not ends:
         raise ArchiveGap(
             f"WAL is missing: {redo} of timeline {timeline}, where the base backup begins",
@@ -39,7 +40,9 @@ def _resolve(source: ReplaySource, text: str, now: int) -> tuple[FoundTarget, St
         )
     window = WalWindow(source.wal, timeline, redo.value, ends[0].value, source.control.next_xid)
     begin = source.base.info.end or source.label.checkpoint
-    found = WalTargets(window, begin=begin).resolve(target, now_us=now)
+    behind = min((begin for begin, _ in ranges if begin > ends[0]), default=None)
+    missing = (ends[0], behind) if behind is not None else None
+    found = WalTargets(window, begin=begin, missing=missing).resolve(target, now_us=now)
     return found, StopPoint(timeline, found.stop)
 
 

@@ -1,6 +1,7 @@
 """Base backups that `pg_basebackup` wrote: a folder in PostgreSQL's own layout, or tar archives.
 
-Read where they lie; nothing is unpacked. What `pg_wal` holds is left out, as in an archive's base.
+Read where they lie, compressed tar archives too. What `pg_wal` holds is left out, as in an
+archive's base.
 Without an archive's digests damage is noticed only where PostgreSQL's own checksums tell.
 """
 
@@ -13,7 +14,6 @@ import stat
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 from pitr.errors import Corrupt, PreconditionFailed
 from pitr.postgres.base.contents import (
@@ -28,12 +28,13 @@ from pitr.postgres.base.contents import (
 )
 from pitr.postgres.base.control import CONTROL_PATH, parse_backup_label, parse_control
 from pitr.postgres.base.server_manifest import ServerManifest, read_server_manifest
-from pitr.postgres.base.tar import MemberKind, read_header
+from pitr.postgres.base.tar_files import Lying, TarFiles, cut_short, find_tar
+from pitr.unpacked import SUFFIXES
 from pitr.vocabulary.position import Lsn
 
 _TABLESPACES = "pg_tblspc"
 _WAL = "pg_wal"
-_BLOCK = 512
+_PACKED = " and ".join(f".tar{suffix}" for suffix in SUFFIXES)
 _PIECE_BYTES = 4 << 20
 _SETTINGS = (
     "max_connections",
@@ -45,29 +46,22 @@ _SETTINGS = (
 _LABEL = re.compile(r"^LABEL: (.+)$", re.MULTILINE)
 
 
-class _Lying(NamedTuple):
-    """Where the bytes of one file lie: in which file of ours, from which offset on."""
-
-    file: BaseFile
-    path: Path
-    offset: int
-
-
 class BaseFolder:
     """A base backup outside any archive: a `Base`."""
 
     def __init__(self, place: Path) -> None:
         """Read what there is at a folder, or in a folder's base.tar, or at a base.tar.
 
-        Raises PreconditionFailed for a place that is no base backup or is compressed, Corrupt.
+        A tar archive may be a .gz or .zst. Raises PreconditionFailed for a place that is no base
+        backup or is compressed otherwise, Corrupt.
         """
         self._place = Path(place)
         self._lock = threading.Lock()
         self._bytes_read = 0
-        self._lying = _find(self._place)
+        self._tars = TarFiles()
+        self._lying = _find(self._tars, self._place)
         self._files = {path: lying.file for path, lying in self._lying.items()}
-        if BACKUP_LABEL not in self._files:
-            raise _no_backup(self._place, "It has no backup_label.")
+        self._require_whole()
 
     @property
     def bytes_read(self) -> int:
@@ -127,18 +121,38 @@ class BaseFolder:
 
     def _tablespaces(self) -> tuple[Tablespace, ...]:
         """Return the tablespaces, from their links or, in tar archives, from tablespace_map."""
-        mapped = {}
-        for line in (self.tablespace_map or b"").decode(errors="surrogateescape").splitlines():
-            oid, _, location = line.partition(" ")
-            mapped[oid] = location.replace("\\\\", "\\")
-        folders = {
-            path.split("/")[1] for path in self._files if path.startswith(_TABLESPACES + "/")
-        }
+        mapped = self._mapped()
         return tuple(
             Tablespace(int(oid), mapped.get(oid) or _location(self._place, oid))
-            for oid in sorted(folders)
+            for oid in sorted(self._tablespace_folders())
             if oid.isdigit()
         )
+
+    def _mapped(self) -> dict[str, str]:
+        """Return the locations of tablespaces by their OIDs, as tablespace_map has them."""
+        lines = (self.tablespace_map or b"").decode(errors="surrogateescape").splitlines()
+        pairs = (line.partition(" ") for line in lines)
+        return {oid: location.replace("\\\\", "\\") for oid, _, location in pairs}
+
+    def _tablespace_folders(self) -> set[str]:
+        return {path.split("/")[1] for path in self._files if path.startswith(_TABLESPACES + "/")}
+
+    def _require_whole(self) -> None:
+        if BACKUP_LABEL not in self._files:
+            raise _no_backup(self._place, "It has no backup_label.")
+        if CONTROL_PATH not in self._files:
+            raise Corrupt(
+                "the base backup was cut short",
+                detail=f"{self._place} has no {CONTROL_PATH}, which comes last.",
+                hint="Use another base backup, or copy this one again.",
+            )
+        lost = sorted(self._mapped().keys() - self._tablespace_folders())
+        if lost:
+            raise _no_backup(
+                self._place,
+                f"Tablespaces of it are missing: {', '.join(lost)}.",
+                "Put their files, as OID.tar, beside base.tar.",
+            )
 
     def files(self) -> Mapping[str, BaseFile]:
         """Return every file and folder by its path."""
@@ -155,43 +169,48 @@ class BaseFolder:
 
     def read_pieces(self, spans: Iterable[Span]) -> Iterator[Piece]:
         """Yield the bytes of many spans, piece by piece."""
-        for path, begin, end in spans:
+        # In the order of the files, since a compressed one is read from front to back.
+        for path, begin, end in sorted(spans, key=lambda span: self._lying[span.path][1:]):
             lying = self._lying[path]
             for at in range(begin, end, _PIECE_BYTES):
                 data = self._read(lying, at, min(end, at + _PIECE_BYTES))
                 yield Piece(path, at, data)
 
-    def _read(self, lying: _Lying, begin: int, end: int) -> bytes:
+    def _read(self, lying: Lying, begin: int, end: int) -> bytes:
         if not 0 <= begin <= end <= lying.file.size:
             raise ValueError(f"bytes {begin} to {end} of {lying.file.path} ({lying.file.size})")
-        with lying.path.open("rb", buffering=0) as file:
-            data = os.pread(file.fileno(), end - begin, lying.offset + begin)
+        if lying.path.suffix in SUFFIXES:
+            data = self._tars.read(lying.path, lying.offset + begin, end - begin)
+        else:
+            with lying.path.open("rb", buffering=0) as file:
+                data = os.pread(file.fileno(), end - begin, lying.offset + begin)
         if len(data) != end - begin:
-            raise _cut_short(lying.path, lying.offset + end)
+            raise cut_short(lying.path, lying.offset + end)
         with self._lock:
             self._bytes_read += len(data)
         return data
 
 
-def _find(place: Path) -> dict[str, _Lying]:
+def _find(tars: TarFiles, place: Path) -> dict[str, Lying]:
     """Return the files of a base backup, wherever they lie."""
     if place.is_file():
-        return _find_tars(place.parent, place)
+        return _find_tars(tars, place.parent, place)
     if (place / "PG_VERSION").is_file():
         return dict(_walk(place))
-    if (place / "base.tar").is_file():
-        return _find_tars(place, place / "base.tar")
+    base = find_tar(place, "base")
+    if base is not None:
+        return _find_tars(tars, place, base)
     packed = next(iter(sorted(place.glob("base.tar.*"))), None)
     if packed is not None:
         raise _no_backup(
             place,
-            f"{packed.name} is compressed.",
-            "Decompress the .tar files beside it first: parts of them have to be read alone.",
+            f"{packed.name} is compressed in a way that is not read here.",
+            f"Unpack the files beside it first; read are .tar and {_PACKED}.",
         )
     raise _no_backup(place, "It has neither PG_VERSION nor base.tar.")
 
 
-def _walk(root: Path) -> Iterator[tuple[str, _Lying]]:
+def _walk(root: Path) -> Iterator[tuple[str, Lying]]:
     yield from _walk_below(root, "")
     folder = root / _TABLESPACES
     for entry in sorted(folder.iterdir()) if folder.is_dir() else ():
@@ -200,7 +219,7 @@ def _walk(root: Path) -> Iterator[tuple[str, _Lying]]:
         yield from _walk_below(entry.resolve(), f"{_TABLESPACES}/{entry.name}/")
 
 
-def _walk_below(root: Path, prefix: str) -> Iterator[tuple[str, _Lying]]:
+def _walk_below(root: Path, prefix: str) -> Iterator[tuple[str, Lying]]:
     for folder, folders, names in os.walk(root):
         base = prefix + os.path.relpath(folder, root) + "/" if folder != str(root) else prefix
         if base in ("pg_wal/", "pg_tblspc/"):
@@ -215,45 +234,21 @@ def _walk_below(root: Path, prefix: str) -> Iterator[tuple[str, _Lying]]:
                 size = 0 if is_folder else status.st_size
                 mode, modified_s = stat.S_IMODE(kind), int(status.st_mtime)
                 file = BaseFile(base + name, size, mode, modified_s, is_folder)
-                yield base + name, _Lying(file, path, 0)
+                yield base + name, Lying(file, path, 0)
 
 
-def _find_tars(folder: Path, base: Path) -> dict[str, _Lying]:
-    found = dict(_members(base, ""))
-    for path in sorted(folder.glob("[0-9]*.tar")):
-        if path.stem.isdigit():
-            found.update(_members(path, f"{_TABLESPACES}/{path.stem}/"))
+def _find_tars(tars: TarFiles, folder: Path, base: Path) -> dict[str, Lying]:
+    found = dict(tars.members(base, ""))
+    for path in sorted(folder.glob("[0-9]*.tar*")):
+        oid = path.name.partition(".")[0]
+        if oid.isdigit() and path == find_tar(folder, oid):
+            found.update(tars.members(path, f"{_TABLESPACES}/{oid}/"))
     manifest = folder / SERVER_MANIFEST
     if manifest.is_file():
         status = manifest.stat()
         file = BaseFile(SERVER_MANIFEST, status.st_size, 0o600, int(status.st_mtime))
-        found[SERVER_MANIFEST] = _Lying(file, manifest, 0)
+        found[SERVER_MANIFEST] = Lying(file, manifest, 0)
     return found
-
-
-def _members(path: Path, prefix: str) -> Iterator[tuple[str, _Lying]]:
-    """Yield the members of a tar archive, whose headers alone are read."""
-    end = path.stat().st_size
-    with path.open("rb") as file:
-        while (block := file.read(_BLOCK)) and len(block) == _BLOCK and any(block):
-            member = read_header(block)
-            name = prefix + member.path
-            if member.size > end - file.tell():
-                raise _cut_short(path, file.tell() + member.size)
-            is_wal = name.startswith(f"{_WAL}/")
-            if member.path and member.kind is not MemberKind.LINK and not is_wal:
-                is_folder = member.kind is MemberKind.FOLDER
-                found = BaseFile(name, member.size, member.mode, member.modified_s, is_folder)
-                yield name, _Lying(found, path, file.tell())
-            file.seek(member.size + -member.size % _BLOCK, os.SEEK_CUR)
-
-
-def _cut_short(path: Path, end: int) -> Corrupt:
-    return Corrupt(
-        "the base backup was cut short",
-        detail=f"{path} ends before byte {end}.",
-        hint="Use another base backup, or copy this one again.",
-    )
 
 
 def _location(place: Path, oid: str) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import assert_never
 
-from pitr.errors import ArchiveLacks, OutsideWindow, UsageError
+from pitr.errors import ArchiveGap, ArchiveLacks, OutsideWindow, UsageError
 from pitr.postgres.selection.by_wal import WalWindow, scans
 from pitr.postgres.wal.fields import EPOCH_SHIFT_US
 from pitr.postgres.wal.page import align
@@ -61,9 +61,15 @@ class FoundTarget:
 class WalTargets:
     """The targets in one window of WAL, which is read whole, once."""
 
-    def __init__(self, window: WalWindow, *, begin: Lsn) -> None:
-        """Read the WAL. No target lies before `begin`, the end of the base backup."""
+    def __init__(
+        self, window: WalWindow, *, begin: Lsn, missing: tuple[Lsn, Lsn] | None = None
+    ) -> None:
+        """Read the WAL. No target lies before `begin`, the end of the base backup.
+
+        `missing` is the gap that the window ends at, when there is WAL behind it.
+        """
         self._begin = begin
+        self._missing = missing
         self._end = begin
         self._commits: list[CommitAt] = []
         self._names: dict[str, int] = {}
@@ -78,6 +84,8 @@ class WalTargets:
         """
         match target:
             case LatestTarget():
+                if self._missing is not None:
+                    raise self._lacking("the end of the WAL cannot be reached", "", "")
                 return self._found(self._end.value, None)
             case LsnTarget(lsn):
                 return self._at_lsn(lsn)
@@ -138,11 +146,11 @@ class WalTargets:
         xid &= 0xFFFFFFFF
         found = next((commit for commit in reversed(self._commits) if xid in commit.xids), None)
         if found is None:
-            raise ArchiveLacks(
+            raise self._lacking(
                 f"transaction {xid} is not in the WAL",
-                detail=f"Searched is the WAL from {self._begin} to {self._end}; a transaction that "
+                f"Searched is the WAL from {self._begin} to {self._end}; a transaction that "
                 "wrote nothing has no xid, and one that was rolled back changed nothing.",
-                hint="Choose another target.",
+                "Choose another target.",
             )
         stop = found.lsn if before else found.end
         if stop < self._begin.value:
@@ -153,10 +161,10 @@ class WalTargets:
     def _at_name(self, name: str) -> FoundTarget:
         if name not in self._names:
             known = ", ".join(sorted(self._names)) or "none"
-            raise ArchiveLacks(
+            raise self._lacking(
                 f"there is no restore point {name!r} in the WAL",
-                detail=f"There are: {known}.",
-                hint="Choose one of them, or another target.",
+                f"There are: {known}.",
+                "Choose one of them, or another target.",
             )
         return self._at_lsn(Lsn(self._names[name]))
 
@@ -166,17 +174,35 @@ class WalTargets:
         target = ResolvedTarget(time_us, f"lsn:{Lsn(stop)}", _at(last), _at(following))
         return FoundTarget(target, Lsn(stop))
 
-    def _outside(self, text: str, *, is_early: bool) -> OutsideWindow:
+    def _outside(self, text: str, *, is_early: bool) -> ArchiveLacks:
         first, last = self._commits[:1], self._commits[-1:]
         times = " to ".join(format_time(commit.time_us) for commit in (*first, *last))
-        side = "before" if is_early else "after"
-        return OutsideWindow(
-            f"target {text} lies {side} what base backup and WAL cover",
-            detail=f"They cover {self._begin} to {self._end}"
-            + (f", with commits from {times}." if times else ", without a commit."),
-            hint="Use an earlier base backup, or a later target."
-            if is_early
-            else "Use 'latest' for the end of the WAL.",
+        commits = f", with commits from {times}." if times else ", without a commit."
+        covered = f"They cover {self._begin} to {self._end}{commits}"
+        if is_early:
+            return OutsideWindow(
+                f"target {text} lies before what base backup and WAL cover",
+                detail=covered,
+                hint="Use an earlier base backup, or a later target.",
+            )
+        return self._lacking(
+            f"target {text} lies after what base backup and WAL cover",
+            covered,
+            "Use 'latest' for the end of the WAL.",
+            OutsideWindow,
+        )
+
+    def _lacking(
+        self, message: str, detail: str, hint: str, kind: type[ArchiveLacks] = ArchiveLacks
+    ) -> ArchiveLacks:
+        """Return the error for what is not in the WAL; it names a gap behind which it may be."""
+        if self._missing is None:
+            return kind(message, detail=detail, hint=hint)
+        begin, end = self._missing
+        return ArchiveGap(
+            message,
+            detail=f"WAL is missing from {begin} to {end}. {detail}".strip(),
+            hint=f"Add these segments, or use a target up to 'lsn:{self._end}'.",
         )
 
 

@@ -6,18 +6,14 @@ forms are passed over. Nothing is written.
 
 from __future__ import annotations
 
-import gzip
 import re
 import threading
-import zlib
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, cast
-
-import zstandard
+from typing import BinaryIO
 
 from pitr.errors import Corrupt, CorruptWal, PreconditionFailed
 from pitr.postgres.wal.history import HistoryEntry, parse_history
@@ -30,6 +26,7 @@ from pitr.postgres.wal.page import (
 )
 from pitr.postgres.wal.segment_name import SEGMENT_BYTES_MAX, SegmentName
 from pitr.postgres.wal_store.spans import WalSpan, WalSpans, no_wal
+from pitr.unpacked import SUFFIXES, UNPACKING_ERRORS, unpacked
 from pitr.vocabulary.position import Lsn
 
 _SEGMENT = re.compile(r"([0-9A-F]{24})(\.partial)?(\.gz|\.zst)?")
@@ -194,7 +191,7 @@ class WalFolder:
         return header.begin + bisect_left(pages, True, key=is_unfilled) * PAGE_BYTES
 
     def _read_file(self, name: str, begin: int, end: int) -> bytes:
-        if name.endswith((".gz", ".zst")):
+        if name.endswith(SUFFIXES):
             data = self._unpacked_file(name)[begin:end]
         else:
             with (self._folder / name).open("rb") as file:
@@ -244,15 +241,9 @@ class WalFolder:
         """Open a file for reading what it holds unpacked."""
         path = self._folder / name
         try:
-            with path.open("rb") as file:
-                if name.endswith(".gz"):
-                    yield cast(BinaryIO, gzip.GzipFile(fileobj=file))
-                elif name.endswith(".zst"):
-                    unpacker = zstandard.ZstdDecompressor()
-                    yield unpacker.stream_reader(file, read_across_frames=True)
-                else:
-                    yield file
-        except (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError) as error:
+            with unpacked(path) as file:
+                yield file
+        except UNPACKING_ERRORS as error:
             raise CorruptWal(
                 f"WAL file is damaged: {path}",
                 detail=f"It does not unpack: {error}.",
