@@ -2,7 +2,7 @@
 -- Parameters: %(oid)s, the relation's OID.
 -- Result: one row a column: number, name, type as `format_type` writes it with its modifier, the
 --   same without one, OID of the type, OID of the base type under domains, typtype, whether a
---   cast to text is the user's own, not null, default or generation expression as SQL or null, identity ('', 'a', 'd'),
+--   cast to text may lose something, not null, default or generation expression as SQL or null, identity ('', 'a', 'd'),
 --   generated ('', 's', 'v'), collation as SQL or null, whether values that are equal by it are
 --   the same bytes, privileges as an array of words, labels of an enum or null.
 -- Versions: 13 to 18.
@@ -23,10 +23,11 @@ select
   a.atttypid::bigint,
   b.oid::bigint,
   t.typtype::text,
-  t.typtype = 'b' and exists (
+  -- Of character without a length the cast leaves blanks out that the value has.
+  t.typtype = 'b' and (a.atttypid = 'bpchar'::regtype and a.atttypmod = -1 or exists (
     select from pg_cast k where k.castsource = a.atttypid
       and k.casttarget in ('text'::regtype, 'varchar'::regtype) and k.oid >= 16384
-  ),
+  )),
   a.attnotnull,
   -- A default names no column, and with the relation each would cost the cube of their number.
   pg_get_expr(d.adbin, case when a.attgenerated = '' then 0::oid else d.adrelid end),
@@ -34,7 +35,8 @@ select
   a.attgenerated::text,
   case when a.attcollation <> 0 and a.attcollation <> t.typcollation
     then quote_ident(cn.nspname) || '.' || quote_ident(co.collname) end,
-  coalesce(co.collisdeterministic, true),
+  coalesce(co.collisdeterministic, true)
+    and not (a.atttypid = 'bpchar'::regtype and a.atttypmod = -1),
   array(
     select p from unnest(array['SELECT', 'INSERT', 'UPDATE']) p
     where has_column_privilege(a.attrelid, a.attnum, p)

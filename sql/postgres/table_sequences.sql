@@ -1,10 +1,10 @@
 -- List the sequences that give the columns of one relation their values.
 -- Parameters: %(oid)s, the relation's OID.
--- Result: one row a sequence and column: OID, schema, name, column, increment, whether the role
---   may set it, whether it may read it.
+-- Result: one row a sequence and column: OID, schema, name, column, increment, its
+--   lowest and its highest value, whether the role may set it, whether it may read it.
 -- Versions: 13 to 18.
 select distinct
-  s.oid::bigint, n.nspname, s.relname, a.attname, q.seqincrement,
+  s.oid::bigint, n.nspname, s.relname, a.attname, q.seqincrement, q.seqmin, q.seqmax,
   has_sequence_privilege(s.oid, 'UPDATE'), has_sequence_privilege(s.oid, 'SELECT')
 from (
   select d.objid as seq, d.refobjid as rel, d.refobjsubid as num

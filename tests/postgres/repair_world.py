@@ -6,7 +6,7 @@ import os
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -121,19 +121,17 @@ class RepairWorld:
         """Open the states, each by a connection of its own."""
         with ExitStack() as stack:
 
-            def connect(name: str, role: str = "postgres") -> Connection[tuple[Any, ...]]:
-                more = {"host": host} if host and name == self.name else {}
-                connection = psycopg.connect(
-                    make_conninfo(self.server.conninfo(name, role), **more), autocommit=True
-                )
-                stack.callback(connection.close)
-                return connection
+            def connected(name: str) -> Connection[tuple[Any, ...]]:
+                connection = psycopg.connect(self.server.conninfo(name), autocommit=True)
+                return stack.enter_context(closing(connection))
 
+            more = {"host": host} if host else {}
+            place = make_conninfo(self.server.conninfo(self.name, user), **more)
             yield States(
-                before=connect(before),
-                live=connect(self.name, user),
+                before=connected(before),
+                live=stack.enter_context(closing(connect(place, is_as_role=True))),
                 tables=tuple(map(table_name, tables)),
-                after=connect(after) if after else None,
+                after=connected(after) if after else None,
                 where=where,
                 columns={table_name(t): columns for t in tables} if columns else {},
                 define=partial(
@@ -222,7 +220,7 @@ class RepairWorld:
             lock_seconds=lock_seconds,
         )
         try:
-            with self.server.connect(self.name) as live:
+            with closing(connect(self.url(), is_as_role=True)) as live:
                 result = undo_merge(
                     self.state,
                     read_merge(self.state, merge),

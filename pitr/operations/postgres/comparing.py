@@ -64,7 +64,7 @@ def open_recovery(
     kept = kept_server(settings, recovery)
     place = in_database(_live(settings, recovery), kept.database)
     with (
-        closing(connect(place, program=program)) as live,
+        closing(connect(place, program=program, is_as_role=True)) as live,
         running(kept.server) as started,
         closing(_before(started, kept.database, recovery)) as before,
         _after(kept if with_after else replace(kept, after=None)) as after,

@@ -27,7 +27,7 @@ def undo(settings: Settings, wish: UndoWish, *, confirm: Confirm, on_step: OnSte
     """Take a merge back in the database that its record names."""
     kept = read_merge(settings.state, wish.merge_id)
     place = kept.record.source
-    with closing(connect(place, program="pitr undo")) as live:
+    with closing(connect(place, program="pitr undo", is_as_role=True)) as live:
         return undo_merge(
             settings.state,
             kept,

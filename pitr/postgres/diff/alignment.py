@@ -6,13 +6,14 @@ c0, c1, …. Rows of before and after stand in temporary tables beside the live 
     pitr_before_<i>, pitr_after_<i>     k0 …, c0 …, and without a key: copies
 
 A value is carried as it is where equality of its type is equality of its image, else as its text
-under pinned settings. Keys match by the `=` of the live type, under the live collation.
+under pinned settings. Keys match by the equality of the live index, under the live collation.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from pitr.postgres.diff.drift import drift_between, readded_columns, same_columns
 from pitr.postgres.tables.definition import Column, Table
@@ -67,7 +68,7 @@ class SharedColumn:
         return value
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class AlignedTable:
     """One table in the states that have it. `key` is empty for rows known by content alone.
 
@@ -81,6 +82,21 @@ class AlignedTable:
     columns: tuple[SharedColumn, ...]
     drift: SchemaDrift
     judged: frozenset[int] | None = None
+
+    @cached_property
+    def key_operators(self) -> tuple[str, ...]:
+        """Return the operators by which the index of the key tells values apart, as SQL.
+
+        A bare = would be looked up where types of extensions need not be.
+        """
+        table = self.live or self.before
+        side = LIVE if self.live else BEFORE
+        names = [column.sides[side].name for column in self.key]
+        for index in table.indexes:
+            if index.can_name_rows and sorted(table.names(index.columns)) == sorted(names):
+                known = dict(zip(table.names(index.columns), index.operators, strict=True))
+                return tuple(known[name] for name in names)
+        return ("=",) * len(names)
 
     @property
     def before(self) -> Table:
@@ -141,9 +157,8 @@ class AlignedTable:
             values = [f"{c.image(LIVE, 't')} AS c{at}" for at, c in enumerate(self.columns)]
             return f"(SELECT {', '.join([*keys, *values])} {self.rows_in(LIVE)}) AS {name}"
         taken = [f"{self.typed_key(at, f'k{at}')} AS k{at}" for at in size]
-        taken += [f"c{at}" for at in width]
+        taken += [f"c{at}" for at in width] + ([] if self.key else ["copies"])
         if state in self.sides:
-            taken += [] if self.key else ["copies"]
             return f"(SELECT {', '.join(taken)} FROM {self.staged(state)}) AS {name}"
         # Without the table there are no rows, but they have the types of those before.
         return f"(SELECT {', '.join(taken)} FROM {self.staged(BEFORE)} WHERE FALSE) AS {name}"
@@ -151,7 +166,8 @@ class AlignedTable:
     def match(self, left: str, right: str) -> str:
         """Return the condition that two rows have the same key; `left` is like `b.k{at}`."""
         return " AND ".join(
-            f"{left.format(at=at)} = {right.format(at=at)}" for at in range(len(self.key))
+            f"{left.format(at=at)} {operator} {right.format(at=at)}"
+            for at, operator in enumerate(self.key_operators)
         )
 
 

@@ -188,7 +188,8 @@ def _by_key(table: AlignedTable, where: str | None) -> str:
     if table.after_known:
         how = "LEFT" if where is not None else "FULL"
         joined += f" {how} JOIN {source(AFTER)} ON {table.match('b.k{at}', 'a.k{at}')}"
-        live_keys = " AND ".join(f"l.k{at} = ({key})" for at, key in enumerate(keys))
+        pairs = zip(table.key_operators, keys, strict=True)
+        live_keys = " AND ".join(f"l.k{at} {op} ({key})" for at, (op, key) in enumerate(pairs))
     else:
         keys = [f"b.k{at}" for at in width]
         live_keys = table.match("l.k{at}", "b.k{at}")

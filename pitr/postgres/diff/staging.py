@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from psycopg import errors
+
+from pitr.errors import PrivilegeMissing
 from pitr.postgres.diff.alignment import AFTER, BEFORE, LIVE, AlignedTable
 from pitr.postgres.diff.candidates import Buckets
 from pitr.postgres.diff.copying import copy_in, copy_out
@@ -19,6 +22,7 @@ from pitr.postgres.diff.row_versions import (
 )
 from pitr.postgres.diff.states import States
 from pitr.postgres.index.file import BlockRanges
+from pitr.postgres.tables.name import quoted
 from pitr.postgres.tables.session import Connection, run
 
 
@@ -92,12 +96,20 @@ def _copy_over(
 
 
 def make_staged(live: Connection, table: AlignedTable) -> None:
-    """Make the empty temporary tables."""
+    """Make the empty temporary tables. Raises PrivilegeMissing, psycopg.Error."""
     columns = ", ".join(f"{name} {kind}" for name, kind in table.staged_columns())
-    for state in (BEFORE, AFTER):
-        run(live, f"DROP TABLE IF EXISTS {table.staged(state)}")
-        run(live, f"CREATE TEMP TABLE {table.staged(state).partition('.')[2]} ({columns})"
-            " ON COMMIT DROP")  # fmt: skip
+    try:
+        for state in (BEFORE, AFTER):
+            run(live, f"DROP TABLE IF EXISTS {table.staged(state)}")
+            run(live, f"CREATE TEMP TABLE {table.staged(state).partition('.')[2]} ({columns})"
+                " ON COMMIT DROP")  # fmt: skip
+    except errors.InsufficientPrivilege as error:
+        role, database = quoted(live.info.user), quoted(live.info.dbname)
+        raise PrivilegeMissing(
+            f"{live.info.user} may not make temporary tables",
+            detail=f"{error.diag.message_primary}.",
+            hint=f"As the owner of the database: GRANT TEMPORARY ON DATABASE {database} TO {role};",
+        ) from error
 
 
 def analyze_staged(live: Connection, table: AlignedTable) -> None:

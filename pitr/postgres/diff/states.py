@@ -141,8 +141,12 @@ def align_table(states: States, index: int, name: TableName) -> AlignedTable:
     return found
 
 
-def check_readable(connection: Connection, table: Table) -> None:
+def check_readable(
+    connection: Connection, table: Table, columns: Sequence[str] | None = None
+) -> None:
     """Raise PrivilegeMissing when the role would not see every row and column of a table.
+
+    `columns` are those that are to be seen, if not the whole table.
 
     Row security does not fail: it shows fewer rows, and the others would be taken for lost.
     """
@@ -156,12 +160,19 @@ def check_readable(connection: Connection, table: Table) -> None:
     grants = []
     if "USAGE" not in table.privileges:
         grants.append(f"GRANT USAGE ON SCHEMA {quoted(table.name.schema)} TO {quoted(role)}")
-    if any("SELECT" not in column.privileges for column in table.columns):
+    lacking = [c.name for c in table.columns if "SELECT" not in c.privileges]
+    if columns is None and "SELECT" not in table.privileges:
         grants.append(f"GRANT SELECT ON {table.name.sql} TO {quoted(role)}")
+    elif columns is not None and (found := [name for name in columns if name in lacking]):
+        listed = ", ".join(map(quoted, found))
+        grants.append(f"GRANT SELECT ({listed}) ON {table.name.sql} TO {quoted(role)}")
     if grants:
+        detail = "Every column is read to compare the rows."
+        if columns is not None:
+            detail = f"It is at the other end of a foreign key by {', '.join(columns)}."
         raise PrivilegeMissing(
             f"{role} may not read {table.name}",
-            detail="Every column is read to compare the rows.",
+            detail=detail,
             hint=f"As its owner: {'; '.join(grants)};",
         )
 
@@ -177,14 +188,22 @@ def _check_kind(table: Table) -> None:
 
 
 def table_there(connection: Connection, before: Table) -> Table | None:
-    """Return the table in another state: by its name, or renamed, which keeps OID and numbers."""
-    found = read_table(connection, before.name)
-    if found is not None:
-        return found if found.kind in ("r", "p") else None
+    """Return the table in another state: by its name, or renamed, which keeps OID and numbers.
+
+    One that only has the name, and not its columns, is taken where the table itself is not there.
+    """
+    named = read_table(connection, before.name)
+    if named is not None and (named.oid == before.oid or _has_columns(named, before)):
+        return named if named.kind in ("r", "p") else None
     found = read_table(connection, oid=before.oid)
-    if found is None or found.kind not in ("r", "p"):
-        return None
     types = {column.number: column.type for column in before.columns}
-    shared = [column for column in found.columns if column.number in types]
-    is_same = all(types[column.number] == column.type for column in shared)
-    return found if shared and is_same else None
+    if found is not None and found.kind in ("r", "p"):
+        shared = [column for column in found.columns if column.number in types]
+        if shared and all(types[column.number] == column.type for column in shared):
+            return found
+    return named if named is not None and named.kind in ("r", "p") else None
+
+
+def _has_columns(table: Table, before: Table) -> bool:
+    """Return whether a table made anew has every column, or another took the name."""
+    return all(table.find(column.name) is not None for column in before.columns)

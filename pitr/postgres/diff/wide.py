@@ -32,7 +32,13 @@ def is_wide(table: AlignedTable) -> bool:
 
 
 def check_width(table: AlignedTable) -> None:
-    """Raise SourceUnusable for more columns than a temporary table can have."""
+    """Raise SourceUnusable for more columns than a temporary table can have, or none."""
+    if not table.key and not table.columns:
+        raise SourceUnusable(
+            f"{table.name} has no column that tells its rows apart",
+            detail="None is in every state of it, or values of none can be compared.",
+            hint="The sidecar has its rows: ask it with 'pitr recoveries sql' or psql.",
+        )
     width = len(table.staged_columns()) - (not table.key)
     most = _TABLE_COLUMNS_MAX - (0 if table.key else _OWN_COLUMNS)
     if width > most:
@@ -76,7 +82,10 @@ def wide_live(table: AlignedTable, keys: Sequence[str]) -> str:
         return f"(SELECT {', '.join(names)}, NULL::{row_type} AS w WHERE FALSE) AS {_of(LIVE)}"
     named = [f"t.{quoted(column.sides[LIVE].name)}" for column in table.key]
     taken = [f"{name} AS k{at}" for at, name in enumerate(named)]
-    same = " AND ".join(f"{name} = ({key})" for name, key in zip(named, keys, strict=True))
+    same = " AND ".join(
+        f"{name} {operator} ({key})"
+        for name, operator, key in zip(named, table.key_operators, keys, strict=True)
+    )
     row = f"ROW({', '.join(table.taken(LIVE))})::{row_type}"
     return (
         f"(SELECT {', '.join(taken)}, {row} AS w {table.rows_in(LIVE)} WHERE {same} OFFSET 0)"

@@ -8,6 +8,7 @@ and ~/.pgpass, as with every program on libpq. A password is never looked at her
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import psycopg
@@ -42,20 +43,28 @@ _SESSION = {
     "idle_in_transaction_session_timeout": "0",
     "lock_timeout": "10s",
 }
+# Those among them that triggers and functions of a user's may rest on.
+_OWN = (
+    "search_path", "DateStyle", "IntervalStyle", "TimeZone", "bytea_output", "extra_float_digits",
+)  # fmt: skip
 # Of these a server of another version would know nothing, and refuse the session: since when.
 _LATER = {"idle_session_timeout": 140_000, "transaction_timeout": 170_000}
 
 
-def connect(place: str, *, database: str | None = None, program: str = "pitr") -> Connection:
+def connect(
+    place: str, *, database: str | None = None, program: str = "pitr", is_as_role: bool = False
+) -> Connection:
     """Return a new connection with autocommit and the session settings of this module.
 
-    `database` goes before the one that `place` names. `program` is shown in pg_stat_activity. Text
-    comes as UTF-8. The caller closes it. Raises SourceUnreachable when no server answers,
-    SourceUnusable when it refuses or a pooler stands before it, UsageError for a place that libpq
-    does not understand.
+    `database` goes before the one that `place` names. `program` is shown in pg_stat_activity. With
+    `is_as_role` what code of users may rest on is as the role has it, outside of transactions that
+    are pinned (`tables.session`). Text comes as UTF-8. The caller closes it. Raises
+    SourceUnreachable when no server answers, SourceUnusable when it refuses or a pooler stands
+    before it, UsageError for a place that libpq does not understand.
     """
     overriding = {} if database is None else {"dbname": database}
-    options = _options(_parameters(place))
+    chosen = {name: v for name, v in _SESSION.items() if not (is_as_role and name in _OWN)}
+    options = _options(_parameters(place), chosen)
     connection = _connect(place, program, client_encoding="UTF8", options=options, **overriding)
     try:
         with server_faults(f"cannot set up a session at {place}"):
@@ -104,10 +113,10 @@ def in_database(place: str, database: str) -> str:
     return make_conninfo(place, dbname=database)
 
 
-def _options(given: dict[str, Any]) -> str:
+def _options(given: dict[str, Any], settings: Mapping[str, str]) -> str:
     """Return the settings that a session begins with: the user's, then ours, which outrank them."""
     theirs = given.get("options") or os.environ.get("PGOPTIONS") or ""
-    ours = " ".join(f"-c {setting}={value}" for setting, value in _SESSION.items())
+    ours = " ".join(f"-c {setting}={value}" for setting, value in settings.items())
     return f"{theirs} {ours}".strip()
 
 

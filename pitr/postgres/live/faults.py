@@ -95,6 +95,16 @@ _UNKNOWN_HINT = (
     "See that the server runs and that this is where, with 'pg_isready' or 'psql': host, port, "
     "role and password follow libpq's rules (PGHOST, PGSERVICE, ~/.pgpass …)."
 )
+# What a merge needs beside its tables, and of what kind the server says that it was denied.
+_DENIED = re.compile(
+    r"ermission denied for (type|function|schema|sequence) ([^\s.]+(?:\.[^\s.]+)?)"
+)
+_GRANTED = {
+    "type": "USAGE ON TYPE",
+    "function": "EXECUTE ON FUNCTION",
+    "schema": "USAGE ON SCHEMA",
+    "sequence": "SELECT, UPDATE ON SEQUENCE",
+}
 # SQLSTATE classes after which the connection is gone or soon will be: 08 connection exceptions,
 # 53 insufficient resources, 57P operator intervention.
 _GONE = ("08", "53", "57P")
@@ -115,11 +125,10 @@ def server_fault(error: psycopg.Error, failed: str) -> PitrError:
     text = _one_line(str(error)) or f"{type(error).__name__}."
     state = error.sqlstate or ""
     if isinstance(error, errors.InsufficientPrivilege):
-        return PrivilegeMissing(
-            failed,
-            detail=text,
-            hint="'pitr check' shows what the role needs, and the SQL that grants it.",
-        )
+        hint = "'pitr check' shows what the role needs, and the SQL that grants it."
+        if denied := _DENIED.search(text):
+            hint = f"As its owner: GRANT {_GRANTED[denied[1]]} {denied[2]} TO the_role;"
+        return PrivilegeMissing(failed, detail=text, hint=hint)
     lost = isinstance(error, psycopg.OperationalError | psycopg.InterfaceError) and not state
     if lost or state.startswith(_GONE):
         return SourceUnreachable(

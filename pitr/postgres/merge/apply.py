@@ -35,7 +35,7 @@ from pitr.postgres.merge.images import Images
 from pitr.postgres.merge.outcome import hold_number, merge_outcome
 from pitr.postgres.merge.plan import PlanRequest, PreparedPlan, make_plan
 from pitr.postgres.merge.planned import PlannedTable
-from pitr.postgres.merge.verification import verify_written
+from pitr.postgres.merge.verification import Verified, verify_written
 from pitr.postgres.merge.waiting import Waiting, telling_who_blocks
 from pitr.postgres.merge.writability import check_rights
 from pitr.postgres.merge.writing import WrittenTable, refused, write_all
@@ -340,10 +340,13 @@ def _write(
     images = Images(live, how.folder, prepared.family.tables)
     images.save_before()
     unpin(live)
-    tables = write_all(live, prepared.family)
-    pin(live)
-    how.on_step(MergeStep.APPLIED)
-    verified = verify_written(live, prepared.family.tables)
+
+    def verify() -> Verified:
+        pin(live)
+        how.on_step(MergeStep.APPLIED)
+        return verify_written(live, prepared.family.tables)
+
+    tables, verified = write_all(live, prepared.family, verify)
     how.on_step(MergeStep.VERIFIED)
     images.save_after(verified.exact)
     return tables, verified.warnings

@@ -17,6 +17,8 @@ from pitr.vocabulary.plan import Blocker, BlockerKind, Resolution
 from pitr.vocabulary.row_class import Action
 
 _TAKEN = "pg_temp.pitr_taken"
+# Aliases beside a table of the user's, which stands under its own name.
+_CANDIDATE, _WRITTEN = '"pitr candidate"', '"pitr written"'
 
 
 def conflict(
@@ -48,6 +50,8 @@ def taken_values(
 def _is_identity(table: PlannedTable, index: UniqueIndex) -> bool:
     """Return whether the index is the key by which rows are matched: its values are known free."""
     if 0 in index.columns or index.predicate is not None or index.is_exclusion or table.keyless:
+        return False
+    if index.has_own_collation:
         return False
     names = set(table.live.names(index.columns))
     key = {column.name for column in table.aligned.key}
@@ -115,7 +119,7 @@ def _taken_statement(table: PlannedTable, index: UniqueIndex) -> str:
     # The live table stands under its own name, so that the texts of the index mean its columns.
     own = quoted(live.name.name)
     same = [
-        _same(f"({part})", operator, f'c."pitr {at}"', index)
+        _same(f"({part})", operator, f'{_CANDIDATE}."pitr {at}"', index)
         for at, (part, operator) in enumerate(zip(index.parts, index.operators, strict=True))
     ]
     same += [f"({index.predicate})"] if index.predicate else []
@@ -124,8 +128,8 @@ def _taken_statement(table: PlannedTable, index: UniqueIndex) -> str:
         f"{own}.{quoted(column.name)}::text AS holder_{at}" for at, column in enumerate(keys)
     ]
     return (
-        f"SELECT {', '.join([f'c.{NUMBER} AS n', *holders])} FROM ({_candidates(table, index)})"
-        f" AS c CROSS JOIN {live.source} AS {own}"
+        f"SELECT {', '.join([f'{_CANDIDATE}.{NUMBER} AS n', *holders])}"
+        f" FROM ({_candidates(table, index)}) AS {_CANDIDATE} CROSS JOIN {live.source} AS {own}"
         f" WHERE {' AND '.join(same)} AND NOT {_is_written(table, index, own)}"
     )
 
@@ -141,20 +145,22 @@ def _is_written(table: PlannedTable, index: UniqueIndex, live: str) -> str:
     """Return the condition that a live row is one that the plan deletes, or gives other values."""
     if table.keyless or not table.classes(Action.UPDATE, Action.DELETE):
         return "FALSE"
-    changed = table.acting(Action.UPDATE, rows="w")
+    changed = table.acting(Action.UPDATE, rows=_WRITTEN)
     columns = _columns(table, index)
     if columns is not None:
-        changed = f"({changed} AND {table.changes_any(columns, rows='w')})"
-    match = table.same_key("w", live)
-    goes = table.acting(Action.DELETE, rows="w")
-    return f"EXISTS (SELECT 1 FROM {table.rows} AS w WHERE {match} AND ({goes} OR {changed}))"
+        changed = f"({changed} AND {table.changes_any(columns, rows=_WRITTEN)})"
+    match = table.same_key(_WRITTEN, live)
+    goes = table.acting(Action.DELETE, rows=_WRITTEN)
+    found = f"SELECT 1 FROM {table.rows} AS {_WRITTEN} WHERE {match} AND ({goes} OR {changed})"
+    return f"EXISTS ({found})"
 
 
 def _columns(table: PlannedTable, index: UniqueIndex) -> tuple[str, ...] | None:
     """Return the columns on which the values of an index rest, None when it may be any."""
     if 0 in index.columns or index.predicate is not None:
         return None
-    return table.live.names(index.columns)
+    names = table.live.names(index.columns)
+    return None if any(table.live.column(name).is_generated for name in names) else names
 
 
 def _twice(

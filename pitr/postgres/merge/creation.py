@@ -95,8 +95,11 @@ def take_back(live: Connection, made: Sequence[NewDefinition]) -> tuple[tuple[st
 
     A table goes only when it is empty and defined as the merge left it, and nothing depends on it.
     """
-    gone, warnings = [], []
+    together = _drop_together(live, [one for one in made if one.kind == "table"])
+    gone, warnings = [str(one.name) for one in together], []
     for one in reversed(made):
+        if one in together:
+            continue
         reason = _kept_because(live, one)
         if reason is None:
             gone.append(str(one.name))
@@ -105,16 +108,35 @@ def take_back(live: Connection, made: Sequence[NewDefinition]) -> tuple[tuple[st
     return tuple(gone), warnings
 
 
+def _drop_together(live: Connection, tables: Sequence[NewDefinition]) -> Sequence[NewDefinition]:
+    """Drop tables that may refer to each other, if none has to stay; return those that went."""
+    if len(tables) < 2 or any(_in_use(live, one) is not None for one in tables):
+        return ()
+    try:
+        with _savepoint(live):
+            run(live, f"DROP TABLE {', '.join(one.name.sql for one in tables)}")
+    except psycopg.Error:
+        return ()
+    return tables
+
+
+def _in_use(live: Connection, one: NewDefinition) -> str | None:
+    """Return why a table stays, an empty text when it is not there, None when nothing is known."""
+    table = read_table(live, one.name)
+    if table is None:
+        return ""
+    if _stamp(table) != one.stamp:
+        return "it was altered since"
+    if value_of(live, f"SELECT EXISTS (SELECT FROM {one.name.sql})"):
+        return "there are rows in it"
+    return None
+
+
 def _kept_because(live: Connection, one: NewDefinition) -> str | None:
     """Drop what was made, or return why it stays; an empty text: it is not there any more."""
-    if one.kind == "table":
-        table = read_table(live, one.name)
-        if table is None:
-            return ""
-        if _stamp(table) != one.stamp:
-            return "it was altered since"
-        if value_of(live, f"SELECT EXISTS (SELECT FROM {one.name.sql})"):
-            return "there are rows in it"
+    reason = _in_use(live, one) if one.kind == "table" else None
+    if reason is not None:
+        return reason
     name = quoted(one.name.schema) if one.kind == "schema" else one.name.sql
     try:
         with _savepoint(live):
@@ -221,8 +243,13 @@ class _Maker:
         orphans = {table.name.name for table in self._missing if self._parent_is_there(table)}
         attached = [o for o in first if o.kind == "TABLE ATTACH" and o.name in orphans]
         # What ATTACH PARTITION finds alike it takes over; there is no index left to attach.
-        indexes = [o for o in first if o.kind == "INDEX ATTACH"] if orphans else []
+        indexes = [o for o in first if o.kind == "INDEX ATTACH" and self._is_there(o)]
         return [o for o in first if o not in attached and o not in indexes] + attached
+
+    def _is_there(self, one: DumpedDefinition) -> bool:
+        """Return whether live has the index that another is to be attached to."""
+        index = one.text.removeprefix("ALTER INDEX ").partition(" ATTACH PARTITION ")[0]
+        return bool(value_of(self._live, "SELECT to_regclass(%s) IS NOT NULL", (index,)))
 
     def _parent_is_there(self, table: Table) -> bool:
         rows = rows_of(

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from pitr.postgres.merge.planned import PlannedTable
+from pitr.postgres.diff.states import check_readable
+from pitr.postgres.merge.planned import NUMBER, PlannedTable
 from pitr.postgres.tables.definition import ForeignKey, Table
 from pitr.postgres.tables.session import Connection
 from pitr.vocabulary.plan import Blocker, BlockerKind, Resolution
@@ -34,6 +35,14 @@ class Family:
     def to(self, table: PlannedTable) -> list[ForeignKey]:
         """Return the foreign keys that refer to a table."""
         return [key for key in self.keys if key.parent_oid == table.live.oid]
+
+    def check_readable(self, connection: Connection) -> None:
+        """Raise PrivilegeMissing when the role may not see what the foreign keys are judged by."""
+        for table in self.tables:
+            for key in self.of(table) if table.classes(Action.INSERT, Action.UPDATE) else []:
+                check_readable(connection, self.relatives[key.parent_oid], key.parent_columns)
+            for key in self.to(table) if table.classes(Action.UPDATE, Action.DELETE) else []:
+                check_readable(connection, self.relatives[key.child_oid], key.child_columns)
 
     def planned(self, oid: int) -> Iterator[PlannedTable]:
         """Yield the planned tables of an OID."""
@@ -106,6 +115,9 @@ def _abandoning(family: Family, table: PlannedTable, key: ForeignKey) -> str | N
     going = [table.acting(Action.DELETE)] if table.classes(Action.DELETE) else []
     if table.classes(Action.UPDATE):
         changed = table.changes_any(key.parent_columns)
+        if any(table.live.column(name).is_generated for name in key.parent_columns):
+            kept = f"SELECT FROM {table.becomes} AS x WHERE x.{NUMBER} = r.n"
+            changed = f"NOT EXISTS ({kept} AND {key.joins('x', 'c')})"
         going.append(f"({table.acting(Action.UPDATE)} AND {changed})")
     if table.keyless or not going:
         return None

@@ -26,6 +26,7 @@ from pitr.postgres.merge.planned import PlannedTable
 from pitr.postgres.merge.rehearsal import (
     altered_values,
     missing_objects,
+    refused_by_partitions,
     rehearse,
     without_partition,
 )
@@ -142,6 +143,7 @@ class _Planner:
         self._blockers += rehearse(self._live, table, self._row_resolution)
         self._blockers += altered_values(self._live, table, self._row_resolution)
         self._blockers += without_partition(self._live, table, self._row_resolution)
+        self._blockers += refused_by_partitions(self._live, table, self._row_resolution)
         if self._before is not None:
             self._blockers += missing_objects(self._live, self._before, table, self._row_resolution)
         if table.classes():
@@ -163,6 +165,7 @@ class _Planner:
 
     def _family(self, tables: Sequence[PlannedTable]) -> Family:
         family = gather_family(self._live, tables)
+        family.check_readable(self._live)
         anew = [table for table in tables if table.is_made_anew]
         if not anew:
             return family

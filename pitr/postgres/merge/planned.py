@@ -15,13 +15,13 @@ by set; no row passes through Python but those shown to a person.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from pitr.merge.blocking import KEYS_SHOWN
 from pitr.postgres.diff.alignment import BEFORE, LIVE, AlignedTable
 from pitr.postgres.diff.classified import ClassifiedTable, balanced
-from pitr.postgres.tables.definition import Column, Table
+from pitr.postgres.tables.definition import Column, ColumnSequence, Table
 from pitr.postgres.tables.name import quoted
 from pitr.postgres.tables.session import Connection, rows_of, run, value_of
 from pitr.vocabulary.diff_row import Row
@@ -29,6 +29,7 @@ from pitr.vocabulary.plan import Blocker, BlockerKind, Resolution
 from pitr.vocabulary.row_class import Action, RowClass
 
 NUMBER = '"pitr n"'
+_NUMBERS = (20, 21, 23, 1700)
 _COLUMNS_MAX = 1600  # MaxHeapAttributeNumber
 _WRITING = (Action.INSERT, Action.UPDATE, Action.DELETE)
 
@@ -119,9 +120,10 @@ class PlannedTable:
 
     def same_key(self, rows: str = "r", live: str = "l") -> str:
         """Return the condition that a live row has the key of `r`."""
+        pairs = zip(self.aligned.key, self.aligned.key_operators, strict=True)
         return " AND ".join(
-            f"{live}.{quoted(column.name)} = {rows}.key_{at}"
-            for at, column in enumerate(self.aligned.key)
+            f"{live}.{quoted(column.name)} {operator} {rows}.key_{at}"
+            for at, (column, operator) in enumerate(pairs)
         )
 
     def same_content(self, rows: str = "r", live: str = "l") -> str:
@@ -162,14 +164,16 @@ class PlannedTable:
         return tuple(column for column, mark in pairs if mark != ".")
 
     def changes_any(self, columns: Sequence[str], rows: str = "r") -> str:
-        """Return the condition that an update of `r` writes one of these columns."""
+        """Return the condition that an update of `r` may alter one of these columns."""
+        if any(self.live.column(name).is_generated for name in columns):
+            return "TRUE"
         compared = self.classified.columns
         places = [compared.index(name) + 1 for name in columns if name in compared]
         tests = [f"substr({rows}.mask, {at}, 1) <> '.'" for at in places]
         return balanced(tests, "OR") if tests else "FALSE"
 
     def writes_columns(self, columns: Sequence[str], rows: str = "r") -> str:
-        """Return the condition that `r` is inserted, or updated in one of these columns."""
+        """Return the condition that `r` is inserted, or may be altered in one of these columns."""
         inserts, updates = (self.acting(a, rows=rows) for a in (Action.INSERT, Action.UPDATE))
         return f"({inserts} OR ({updates} AND {self.changes_any(columns, rows)}))"
 
@@ -188,6 +192,26 @@ class PlannedTable:
         if self.keyless or not self.is_numbered or self.classes(Action.UPDATE, Action.DELETE):
             return False
         return not self.count(connection, "r.reason IS NOT NULL")
+
+    def farthest_numbers(self, connection: Connection) -> Iterator[tuple[ColumnSequence, int]]:
+        """Yield the sequences that number a column of rows to be inserted, with the farthest.
+
+        Values that no sequence gives are left out, and sequences that give only a part of a value.
+        """
+        for sequence in self.live.sequences:
+            name = sequence.column
+            if name not in self.insert_columns or self.live.column(name).base_oid not in _NUMBERS:
+                continue
+            value = f"x.{quoted(name)}"
+            farthest = "max" if sequence.increment > 0 else "min"
+            found = value_of(
+                connection,
+                f"SELECT {farthest}({value})::bigint FROM {self.rows} AS r {self.becoming()}"
+                f" WHERE {self.acting(Action.INSERT)}"
+                f" AND {value} BETWEEN {sequence.lowest} AND {sequence.highest}",
+            )
+            if found is not None:
+                yield sequence, int(found)
 
     def key_texts(self, rows: str = "r") -> str:
         """Return the list of the key's values as texts."""

@@ -18,7 +18,14 @@ from pitr.postgres.diff.classified import balanced
 from pitr.postgres.merge.planned import NUMBER, PlannedTable
 from pitr.postgres.tables.definition import Column
 from pitr.postgres.tables.name import quoted
-from pitr.postgres.tables.session import Connection, pin, rows_of, run, use_own_path
+from pitr.postgres.tables.session import (
+    Connection,
+    pin,
+    rows_of,
+    run,
+    statement_text,
+    use_own_path,
+)
 from pitr.vocabulary.plan import Blocker, BlockerKind, Resolution
 from pitr.vocabulary.row_class import Action
 
@@ -167,8 +174,14 @@ def _named_before(table: PlannedTable) -> str:
     return f"(SELECT {taken}) AS {quoted(table.live.name.name)}"
 
 
+# Its cast from text does not read what its output writes of a number that names nothing.
+_REGCLASS = 2205
+
+
 def _typed(column: Column, value: str) -> str:
     """Return a carried value in the type of a column; its modifier acts when it is assigned."""
+    if column.base_oid == _REGCLASS:
+        return f"((ARRAY[{value}]::text)::{column.plain_type}[])[1]"
     return f"({value})::{column.plain_type}"
 
 
@@ -239,6 +252,29 @@ def without_partition(
     chosen = ", ".join(str(number) for (number,) in found)
     detail = "there is no partition that takes the row; it may have been dropped or detached"
     return table.refuse(connection, BlockerKind.CHECK_FAILED, detail, resolution, chosen)
+
+
+def refused_by_partitions(
+    connection: Connection, table: PlannedTable, resolution: Resolution
+) -> list[Blocker]:
+    """Leave out rows that a partition does not take for a check of its own."""
+    if table.live.kind != "p" or not table.classes(Action.INSERT, Action.UPDATE):
+        return []
+    found = []
+    checks = rows_of(connection, statement_text("table_partition_checks"), {"oid": table.live.oid})
+    for what, rows, condition in checks:
+        chosen = (
+            f"SELECT {NUMBER} FROM {table.becomes} AS {quoted(table.live.name.name)}"
+            f" WHERE ({rows or 'TRUE'}) AND ({condition}) IS FALSE"
+        )
+        use_own_path(connection)
+        numbers = rows_of(connection, chosen)
+        pin(connection)
+        if numbers:
+            listed = ", ".join(str(number) for (number,) in numbers)
+            detail = f"{what} does not take the row"
+            found += table.refuse(connection, BlockerKind.CHECK_FAILED, detail, resolution, listed)
+    return found
 
 
 def missing_objects(

@@ -83,8 +83,10 @@ def _count_same(
 ) -> int:
     """Count the rows that are what they should be, by a join of all at once."""
     if table.is_inserted_whole(connection):
+        pairs = zip(table.aligned.key, table.aligned.key_operators, strict=True)
         key = " AND ".join(
-            f"l.{quoted(column.name)} = x.{quoted(column.name)}" for column in table.aligned.key
+            f"l.{quoted(column.name)} {operator} x.{quoted(column.name)}"
+            for column, operator in pairs
         )
         joined = f"{table.become} AS x JOIN {table.live.source} AS l ON {key}"
         return int(

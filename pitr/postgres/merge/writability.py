@@ -87,6 +87,11 @@ def judge_table(connection: Connection, table: PlannedTable) -> Judgement:
     found = [*_rules(table), *_columns(table), *_published(table)]
     warnings = [*_trigger_warnings(table), *_generated(table), *_downstream(table)]
     warnings += _dropped(table)
+    creation = table.classified.creation
+    if creation is not None and creation.fault:
+        warnings.append(
+            f"{table.name}: its partitions cannot be made as they were: {creation.fault}"
+        )
     return Judgement(tuple(found), tuple(warnings))
 
 

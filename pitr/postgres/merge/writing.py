@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 from psycopg import errors
 
@@ -19,12 +21,15 @@ from pitr.postgres.merge.parents import Family
 from pitr.postgres.merge.planned import NUMBER, PlannedTable
 from pitr.postgres.merge.script import parents_first
 from pitr.postgres.tables.name import quoted
-from pitr.postgres.tables.session import Connection, rows_of, run, value_of
+from pitr.postgres.tables.session import Connection, rows_of, run
 from pitr.vocabulary.plan import BlockerKind
 from pitr.vocabulary.row_class import Action
 
 # nextval() can never lower a sequence that others use meanwhile; setval() could.
 _STEPS_MAX = 1_000_000
+# What may come out otherwise in another order.
+_OF_ORDER = (errors.ForeignKeyViolation, errors.UniqueViolation, errors.ExclusionViolation)
+Outcome = TypeVar("Outcome")
 _ORDERS = (
     (Action.INSERT, Action.UPDATE, Action.DELETE),
     (Action.DELETE, Action.UPDATE, Action.INSERT),
@@ -70,25 +75,29 @@ def suppressed(connection: Connection, table: PlannedTable, condition: str) -> D
     )
 
 
-def write_all(connection: Connection, family: Family) -> tuple[WrittenTable, ...]:
-    """Write every row of the plan. Raises DatabaseRefused, psycopg.Error."""
-    run(connection, "SET CONSTRAINTS ALL DEFERRED")
+def write_all(
+    connection: Connection, family: Family, verify: Callable[[], Outcome]
+) -> tuple[tuple[WrittenTable, ...], Outcome]:
+    """Write every row of the plan, in an order of which `verify` says that it came out so.
+
+    Return what was written, and what `verify` did. Raises DatabaseRefused, psycopg.Error.
+    """
     for table in family.tables:
         raise_sequences(connection, table)
     writes = list(_writes(connection, family))
-    attempts: list[Callable[[], None]] = [
-        lambda order=order: _in_order(connection, writes, order)  # type: ignore[misc]
-        for order in _orders(writes)
-    ]
+    orders = _orders(writes)
+    in_order = [partial(_in_order, connection, writes, order) for order in orders]
+    attempts: list[Callable[[], None]] = [*in_order]
     if len(writes) > 1:
-        attempts.append(lambda: _at_once(connection, writes))
-    attempts.append(lambda: _parked(connection, family, writes))
-    _first_that_works(connection, attempts)
-    run(connection, "SET CONSTRAINTS ALL IMMEDIATE")
+        attempts.append(partial(_at_once, connection, writes))
+    if any(one.action is Action.UPDATE for one in writes):
+        attempts += [partial(_parked, connection, family, one) for one in in_order]
+        attempts.append(partial(_replaced, connection, family, writes))
+    outcome = _first_that_works(connection, attempts, verify)
     done = Counter[tuple[str, Action]]()
     for one in writes:
         done[one.table.rows, one.action] += one.expected
-    return tuple(
+    written = tuple(
         WrittenTable(
             table=table.name,
             inserted=done[table.rows, Action.INSERT],
@@ -97,6 +106,7 @@ def write_all(connection: Connection, family: Family) -> tuple[WrittenTable, ...
         )
         for table in family.tables
     )
+    return written, outcome
 
 
 def _orders(writes: Sequence[_Write]) -> list[tuple[Action, ...]]:
@@ -106,17 +116,29 @@ def _orders(writes: Sequence[_Write]) -> list[tuple[Action, ...]]:
     return list(dict.fromkeys(orders))
 
 
-def _first_that_works(connection: Connection, attempts: Sequence[Callable[[], None]]) -> None:
-    for attempt in attempts[:-1]:
+def _first_that_works(
+    connection: Connection, attempts: Sequence[Callable[[], None]], verify: Callable[[], Outcome]
+) -> Outcome:
+    """Return what `verify` does after the first attempt that works; the error of the first, else.
+
+    What a trigger makes of a row may depend on the order, too.
+    """
+    first: Exception | None = None
+    for attempt in attempts:
         run(connection, "SAVEPOINT pitr_order")
         try:
+            run(connection, "SET CONSTRAINTS ALL DEFERRED")
             attempt()
-        except (errors.ForeignKeyViolation, errors.UniqueViolation, errors.ExclusionViolation):
+            run(connection, "SET CONSTRAINTS ALL IMMEDIATE")
+            outcome = verify()
+        except (*_OF_ORDER, DatabaseRefused) as error:
+            first = first or error
             run(connection, "ROLLBACK TO SAVEPOINT pitr_order")
             continue
         run(connection, "RELEASE SAVEPOINT pitr_order")
-        return
-    attempts[-1]()
+        return outcome
+    assert first is not None
+    raise first
 
 
 def _in_order(connection: Connection, writes: Sequence[_Write], order: Sequence[Action]) -> None:
@@ -164,10 +186,13 @@ def _writes(connection: Connection, family: Family) -> Iterator[_Write]:
             yield _Write(table, Action.DELETE, _deletion(table, acting), rows)
 
 
-def _insertion(table: PlannedTable, acting: str | None) -> str:
+def _insertion(
+    table: PlannedTable, acting: str | None, columns: Sequence[str] | None = None
+) -> str:
     """Return the statement that inserts the rows of `x`: those of a condition on `r`, or all."""
-    names = ", ".join(map(quoted, table.insert_columns))
-    taken = ", ".join(f"x.{quoted(name)}" for name in table.insert_columns)
+    chosen = table.insert_columns if columns is None else columns
+    names = ", ".join(map(quoted, chosen))
+    taken = ", ".join(f"x.{quoted(name)}" for name in chosen)
     copies = "CROSS JOIN LATERAL generate_series(1, r.copies)" if table.keyless else ""
     identity = any(column.identity for column in table.live.columns)
     overriding = "OVERRIDING SYSTEM VALUE " if identity else ""
@@ -206,8 +231,8 @@ def _deletion(table: PlannedTable, acting: str) -> str:
     )
 
 
-def _parked(connection: Connection, family: Family, writes: Sequence[_Write]) -> None:
-    """Set unique columns to NULL in passing, so that rows can swap their values.
+def _parked(connection: Connection, family: Family, rest: Callable[[], None]) -> None:
+    """Set unique columns to NULL in passing, so that rows can swap their values, and do the rest.
 
     Only where no trigger would see it and the column may be NULL; else the server's refusal stands.
     """
@@ -225,37 +250,52 @@ def _parked(connection: Connection, family: Family, writes: Sequence[_Write]) ->
                     f" WHERE {table.same_key()} AND {table.acting(Action.UPDATE)}"
                     f" AND r.mask = '{mask}'",
                 )
-    _in_order(connection, writes, _orders(writes)[0])
+    rest()
+
+
+def _replaced(connection: Connection, family: Family, writes: Sequence[_Write]) -> None:
+    """Take rows out that are to be updated and put them in whole, so that they can swap values.
+
+    Only where no trigger would see it, no other row refers to the table, and the role may do both;
+    else the rows are updated, and the server's refusal stands.
+    """
+    free = {
+        table.rows
+        for table in family.tables
+        if table.classes(Action.UPDATE)
+        and not table.live.triggers
+        and not family.to(table)
+        and {"INSERT", "DELETE"} <= table.live.privileges
+    }
+    updates = [one for one in writes if one.action is Action.UPDATE and one.table.rows in free]
+    tables = list({one.table.rows: one.table for one in updates}.values())
+    for table in tables:
+        run(connection, _deletion(table, table.acting(Action.UPDATE)))
+    rest = [one for one in writes if one not in updates]
+    _in_order(connection, rest, _ORDERS[1])
+    for table in tables:
+        columns = [column.name for column in table.live.plain_columns]
+        run(connection, _insertion(table, table.acting(Action.UPDATE), columns))
 
 
 # --- sequences -----------------------------------------------------------------------------------
 
 
 def raise_sequences(connection: Connection, table: PlannedTable) -> None:
-    """Bring each sequence of a table past the values that are put in; never lower one.
+    """Bring each sequence of a table past the values that are put in; never move one back.
 
     Not undone by a rollback, and harmless: it leaves numbers out.
     """
-    if not table.classes(Action.INSERT):
-        return
-    for sequence in table.live.sequences:
-        if sequence.column not in table.insert_columns or sequence.increment < 0:
-            continue
-        highest = value_of(
-            connection,
-            f"SELECT max(x.{quoted(sequence.column)})::bigint FROM {table.rows} AS r"
-            f" {table.becoming()} WHERE {table.acting(Action.INSERT)}",
-        )
-        if highest is not None:
-            _raise_to(connection, sequence.name.sql, int(highest), sequence.increment)
+    if table.classes(Action.INSERT):
+        for sequence, farthest in table.farthest_numbers(connection):
+            _move_to(connection, sequence.name.sql, farthest, sequence.increment)
 
 
-def _raise_to(connection: Connection, name: str, highest: int, increment: int) -> None:
+def _move_to(connection: Connection, name: str, farthest: int, increment: int) -> None:
     ((last, is_called),) = rows_of(connection, f"SELECT last_value, is_called FROM {name}")
-    behind = highest - (int(last) if is_called else int(last) - increment)
-    if behind <= 0:
+    steps = -((int(last) - (0 if is_called else increment) - farthest) // increment)
+    if steps <= 0:
         return
-    steps = -(-behind // increment)
     if steps <= _STEPS_MAX:
         run(
             connection,
@@ -263,8 +303,10 @@ def _raise_to(connection: Connection, name: str, highest: int, increment: int) -
             (name, steps),
         )
         return
+    escaped = name.replace("%", "%%")
+    behind = "<" if increment > 0 else ">"
     run(
         connection,
-        f"SELECT pg_catalog.setval(%s::regclass, %s) FROM {name} WHERE last_value < %s",
-        (name, highest, highest),
+        f"SELECT pg_catalog.setval(%s::regclass, %s) FROM {escaped} WHERE last_value {behind} %s",
+        (name, farthest, farthest),
     )

@@ -95,7 +95,9 @@ class Column:
 class UniqueIndex:
     """One unique index, or exclusion constraint: no two rows may agree by all `operators`.
 
-    `columns` are numbers, 0 for an expression; `parts` the SQL of each over bare column names.
+    `columns` are numbers, 0 for an expression; `parts` the SQL of each over bare column names. Of a
+    partitioned table it may be the index of one partition alone: then the predicate says which rows
+    that takes, and `columns` are unknown, 0.
     """
 
     name: str
@@ -108,6 +110,7 @@ class UniqueIndex:
     is_deferrable: bool
     is_exclusion: bool
     is_replica_identity: bool
+    has_own_collation: bool
 
     @property
     def can_name_rows(self) -> bool:
@@ -129,12 +132,14 @@ class Trigger:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ColumnSequence:
-    """A sequence that gives a column its values."""
+    """A sequence that gives a column its values; from `lowest` to `highest`."""
 
     oid: int
     name: TableName
     column: str
     increment: int
+    lowest: int
+    highest: int
     may_set: bool
     may_read: bool
 

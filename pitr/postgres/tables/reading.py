@@ -122,6 +122,7 @@ def _index(row: Any) -> UniqueIndex:
         is_deferrable=row[7],
         is_exclusion=row[8],
         is_replica_identity=row[9],
+        has_own_collation=row[10],
     )
 
 
@@ -142,8 +143,10 @@ def _sequence(row: Any) -> ColumnSequence:
         name=TableName(row[1], row[2]),
         column=row[3],
         increment=row[4],
-        may_set=row[5],
-        may_read=row[6],
+        lowest=row[5],
+        highest=row[6],
+        may_set=row[7],
+        may_read=row[8],
     )
 
 

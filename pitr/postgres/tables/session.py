@@ -31,13 +31,19 @@ _PINNED = {
     "xmloption": "content",
     "xmlbinary": "base64",
     "standard_conforming_strings": "on",
+    "array_nulls": "on",
+    "transform_null_equals": "off",
+    "quote_all_identifiers": "off",
     "row_security": "off",  # a policy that would hide rows is an error then
     "work_mem": "64MB",
     "temp_buffers": "32MB",
     "jit": "off",  # compiling our long expressions takes longer than running them
 }
 # What triggers and functions of the user's may rest on: theirs while rows are written.
-_OWN = ("search_path", "DateStyle", "IntervalStyle", "TimeZone", "lc_monetary", "xmloption")
+_OWN = (
+    "search_path", "bytea_output", "DateStyle", "extra_float_digits", "IntervalStyle", "TimeZone",
+    "lc_monetary", "xmloption", "xmlbinary", "array_nulls",
+)  # fmt: skip
 
 
 def run(connection: Connection, statement: str, values: Values = None) -> psycopg.Cursor[Any]:
@@ -63,8 +69,8 @@ def statement_text(name: str) -> str:
     return files("pitr.sql").joinpath(f"postgres/{name}.sql").read_text()
 
 
-def begin(connection: Connection, how: str = "ISOLATION LEVEL REPEATABLE READ") -> None:
-    """Begin a transaction and pin its settings."""
+def begin(connection: Connection, how: str = "ISOLATION LEVEL REPEATABLE READ READ WRITE") -> None:
+    """Begin a transaction and pin its settings; temporary tables are made in it."""
     run(connection, f"BEGIN {how}")
     pin(connection)
 
