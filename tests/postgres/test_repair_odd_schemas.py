@@ -363,6 +363,8 @@ def test_t30_another_table_took_the_name(lab: Lab) -> None:
 trap(
     "create table heap (a int, b json)",
     "insert into heap values (1, '{}'), (1, '{}'), (2, null)",
+    "create view heap_view as select a from heap",
+    "create publication heap_out for table heap",
     "create table tree (id int, r int, primary key (id, r)) partition by range (id)",
     "create table tree_a partition of tree for values from (0) to (10) partition by list (r)",
     "create table tree_a1 partition of tree_a for values in (0)",
@@ -374,7 +376,7 @@ trap(
     "insert into pair_a values (1)",
     "insert into pair_b values (1, 1)",
     "update pair_a set b = 1",
-    damage=("drop table heap, tree_a, pair_a, pair_b",),
+    damage="drop table heap, tree_a, pair_a, pair_b cascade",
 )
 
 
@@ -384,6 +386,9 @@ def test_tables_that_were_dropped_without_a_key_in_levels_and_in_a_circle(lab: L
     was = rows(lab, *gone, "tree", database=lab.before)
     image = lab.world.image()
     assert lab.world.diff(lab.before, "heap", after=lab.after).classes.keys() == {"lost"}
+    plan = lab.plan(*gone, "tree", create_missing=True)
+    assert warned(plan, 'ALTER PUBLICATION "heap_out" ADD TABLE "public"."heap"')
+    assert warned(plan, "the view public.heap_view", "not made again")
     outcome, _ = lab.merge(*gone, "tree", create_missing=True)
     assert outcome.code == 0, (outcome.error and outcome.error.detail, outcome.result)
     assert rows(lab, *gone, "tree") == was

@@ -198,7 +198,7 @@ class _Maker:
             statements=tuple(statements),
             later=(*self._keys(later), *self._tried(later)),
             made=tuple(self._made),
-            warnings=(*self._warnings, *self._keys_to_it()),
+            warnings=(*self._warnings, *self._keys_to_it(), *self._around_it()),
         )
 
     def _dump(self, names: Sequence[TableName]) -> str:
@@ -333,6 +333,24 @@ class _Maker:
                 f"{key.child}: its foreign key to {key.parent} went with the table and is not made"
                 f" again: ALTER TABLE {key.child.sql} ADD CONSTRAINT {quoted(key.name)} {text};"
             )
+
+    def _around_it(self) -> Iterator[str]:
+        """Name publications that had these tables, and views that read them and went with them."""
+        for table in self._missing:
+            now = read_table(self._live, table.name)
+            published = {*table.changes_published_by, *table.inserts_published_by}
+            if now is not None:
+                published -= {*now.changes_published_by, *now.inserts_published_by}
+            for publication in sorted(published):
+                yield (
+                    f"{table.name}: it is not in the publication {publication} again: ALTER"
+                    f" PUBLICATION {quoted(publication)} ADD TABLE {table.name.sql};"
+                )
+            views = rows_of(self._before, statement_text("table_views"), {"oid": table.oid})
+            for schema, name in views:
+                view = TableName(schema, name)
+                if read_table(self._live, view) is None:
+                    yield f"{table.name}: the view {view} of it is gone, too, and not made again"
 
 
 @contextmanager
