@@ -2,8 +2,9 @@
 
 Names are written in full and the settings are those of the role, as triggers may expect them.
 Foreign keys are satisfied by order where one is possible: the verbs are tried in several orders,
-each within a savepoint, and at last in one statement, since keys are checked when that ends. No
-trigger is switched off, and no constraint is set aside but those that are DEFERRABLE.
+each within a savepoint, and in one statement, since keys are checked when that ends; the one counts
+after which the rows are as they shall be. Rows that swap unique values come last. No trigger is
+switched off, and no constraint is set aside but those that are DEFERRABLE.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from pitr.vocabulary.row_class import Action
 # nextval() can never lower a sequence that others use meanwhile; setval() could.
 _STEPS_MAX = 1_000_000
 # What may come out otherwise in another order.
-_OF_ORDER = (errors.ForeignKeyViolation, errors.UniqueViolation, errors.ExclusionViolation)
+_OF_VALUES = (errors.UniqueViolation, errors.ExclusionViolation)
+_OF_ORDER = (errors.ForeignKeyViolation, *_OF_VALUES)
 Outcome = TypeVar("Outcome")
 _ORDERS = (
     (Action.INSERT, Action.UPDATE, Action.DELETE),
@@ -90,10 +92,11 @@ def write_all(
     attempts: list[Callable[[], None]] = [*in_order]
     if len(writes) > 1:
         attempts.append(partial(_at_once, connection, writes))
+    swaps: list[Callable[[], None]] = []
     if any(one.action is Action.UPDATE for one in writes):
-        attempts += [partial(_parked, connection, family, one) for one in in_order]
-        attempts.append(partial(_replaced, connection, family, writes))
-    outcome = _first_that_works(connection, attempts, verify)
+        swaps += [partial(_parked, connection, family, one) for one in in_order]
+        swaps.append(partial(_replaced, connection, family, writes))
+    outcome = _first_that_works(connection, attempts, swaps, verify)
     done = Counter[tuple[str, Action]]()
     for one in writes:
         done[one.table.rows, one.action] += one.expected
@@ -117,14 +120,20 @@ def _orders(writes: Sequence[_Write]) -> list[tuple[Action, ...]]:
 
 
 def _first_that_works(
-    connection: Connection, attempts: Sequence[Callable[[], None]], verify: Callable[[], Outcome]
+    connection: Connection,
+    attempts: Sequence[Callable[[], None]],
+    swaps: Sequence[Callable[[], None]],
+    verify: Callable[[], Outcome],
 ) -> Outcome:
-    """Return what `verify` does after the first attempt that works; the error of the first, else.
+    """Return what `verify` does after the first attempt that works; raise the first error, else.
 
-    What a trigger makes of a row may depend on the order, too.
+    What a trigger makes of a row may depend on the order, too. `swaps` come when unique values
+    were in the way of each other.
     """
     first: Exception | None = None
-    for attempt in attempts:
+    waiting = list(attempts)
+    while waiting:
+        attempt = waiting.pop(0)
         run(connection, "SAVEPOINT pitr_order")
         try:
             run(connection, "SET CONSTRAINTS ALL DEFERRED")
@@ -133,6 +142,8 @@ def _first_that_works(
             outcome = verify()
         except (*_OF_ORDER, DatabaseRefused) as error:
             first = first or error
+            if isinstance(error, _OF_VALUES) and swaps:
+                waiting, swaps = [*waiting, *swaps], ()
             run(connection, "ROLLBACK TO SAVEPOINT pitr_order")
             continue
         run(connection, "RELEASE SAVEPOINT pitr_order")
