@@ -77,6 +77,7 @@ def test_triggers_find_the_settings_of_the_application(lab: Lab) -> None:
         "default_transaction_read_only = on", "standard_conforming_strings = off",
         "client_encoding = latin1", "statement_timeout = '50s'", "quote_all_identifiers = on",
         "intervalstyle = sql_standard", "timezone = 'Asia/Kolkata'",
+        "session_replication_role = replica",
     )  # fmt: skip
     was = rows(lab, "own", database=lab.before)
     lab.world.run(*(f"alter database {lab.world.name} set {one}" for one in odd))
@@ -85,6 +86,9 @@ def test_triggers_find_the_settings_of_the_application(lab: Lab) -> None:
         assert changed.pop("public.own_log") == ([], ["(1,05/04/2026)"])
         assert rows(lab, "own") == was
         lab.world.run("delete from own where id = 1")
+        with pytest.raises(Exception, match="exit status 3"):
+            run_script(lab, "own")
+        lab.world.run(f"alter database {lab.world.name} reset session_replication_role")
         run_script(lab, "own")
         assert rows(lab, "own") == was
     finally:

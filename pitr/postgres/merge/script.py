@@ -43,6 +43,7 @@ SET LOCAL xmlbinary = base64;
 SET LOCAL array_nulls = on;
 SET LOCAL quote_all_identifiers = off;
 SET LOCAL transform_null_equals = off;
+SELECT 1 / (current_setting('session_replication_role') <> 'replica')::int AS foreign_keys_hold;
 """
 _TAIL = """\
 COMMIT;
