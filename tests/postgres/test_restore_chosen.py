@@ -30,6 +30,9 @@ CREATE FUNCTION shop.runs(program text) RETURNS boolean LANGUAGE plpgsql SECURIT
 CREATE TABLE shop."Order Items" AS SELECT 1 AS i;
 CREATE TABLE public.orders AS SELECT 'of public' AS item;
 CREATE UNLOGGED TABLE shop.cache (i int);
+CREATE FOREIGN DATA WRAPPER elsewhere;
+CREATE SERVER warehouse FOREIGN DATA WRAPPER elsewhere;
+CREATE FOREIGN TABLE shop.far (i int) SERVER warehouse;
 CREATE TYPE shop.state AS ENUM ('open', 'paid');
 CREATE DOMAIN shop.money AS numeric(10, 2) CHECK (VALUE >= 0);
 CREATE SEQUENCE shop.numbers;
@@ -143,6 +146,7 @@ def test_pattern_means_every_table_that_can_be_recovered(shop: Shop) -> None:
     assert sorted(names) == [("public.orders", 1), ("shop.orders", 100)]
     for name, message in (
         ("shop.cache", "is unlogged"),
+        ("shop.far", "is a foreign table"),
         ("shop.x*", "there is no table shop.x*"),
     ):
         done = pitr(shop.folder, *words, "-t", name)
