@@ -199,13 +199,19 @@ def _by_key(table: AlignedTable, where: str | None) -> str:
     else:
         joined += f" LEFT JOIN {table.source(LIVE)} ON {live_keys}"
     named = ", ".join(f"{key} AS key_{at}" for at, key in enumerate(keys))
-    mask = balanced(masks, "||") if masks else "''"
+    mask = "''"
+    if masks:  # only of a row that is there before and live can a column be repaired, or touched
+        both = f"{present[BEFORE]} AND {present[LIVE]}"
+        mask = f"CASE WHEN {both} THEN {balanced(masks, '||')} ELSE '{'.' * len(masks)}' END"
     inner = f"SELECT {named}, {found.row_class} AS class, {mask} AS mask FROM {joined}"
-    inner += " OFFSET 0" if wide else ""  # so that no row is sorted with its columns
+    related = f" WHERE class <> '{RowClass.UNRELATED}'"
+    if not wide:  # asked first, so that no mask is made of rows that nothing happened to
+        inner, related = f"{inner} WHERE {found.row_class} <> '{RowClass.UNRELATED}'", ""
     order = ", ".join(f"key_{at}" for at in width)
+    # OFFSET 0: so that rows are sorted without their columns.
     return (
         f"SELECT row_number() OVER (ORDER BY {order}) AS n, {order}, class, mask,"
-        f" NULL::text AS reason FROM ({inner}) AS classed WHERE class <> '{RowClass.UNRELATED}'"
+        f" NULL::text AS reason FROM ({inner} OFFSET 0) AS classed{related}"
     )
 
 

@@ -22,7 +22,7 @@ from pitr.durable import publish_new, temporary_beside, write_new
 from pitr.errors import Corrupt, PlanStale
 from pitr.postgres.diff.alignment import AFTER, BEFORE, LIVE, AlignedTable, SharedColumn
 from pitr.postgres.diff.copying import copy_out
-from pitr.postgres.merge.planned import NUMBER, PlannedTable
+from pitr.postgres.merge.planned import PlannedTable
 from pitr.postgres.tables.definition import Table
 from pitr.postgres.tables.name import TableName
 from pitr.postgres.tables.reading import read_table
@@ -99,7 +99,7 @@ class Images:
         for at, (table, aligned) in enumerate(zip(self._tables, self._aligned, strict=True)):
             if table.become in exact:
                 taken = ", ".join(aligned.taken(LIVE, "x"))
-                select = f"SELECT {taken} FROM {table.become} AS x ORDER BY x.{NUMBER}"
+                select = f"SELECT {taken} FROM {table.become} AS x"
             else:
                 select = _select(table, aligned, table.acting(*actions))
             pieces = copy_out(self._connection, select)

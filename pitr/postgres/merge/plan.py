@@ -5,7 +5,6 @@ Runs inside the transaction in which the rows were classified. Writes nothing bu
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -17,6 +16,7 @@ from pitr.merge.rules import action_counts, actions_of, conflicts_of, resolution
 from pitr.postgres.diff.attribution import Attribution
 from pitr.postgres.diff.classified import ClassifiedTable
 from pitr.postgres.diff.states import States
+from pitr.postgres.merge.as_staged import as_staged
 from pitr.postgres.merge.blockers import conflict, taken_values
 from pitr.postgres.merge.creation import created_keys
 from pitr.postgres.merge.digests import live_digest, planned_digest
@@ -100,13 +100,14 @@ class _Planner:
         """Make the plan: tables first, then what is in the way, then what it all comes to."""
         tables = [self._planned(table) for table in classified]
         self._check_set(tables)
-        for table in tables:
-            self._judge(table)
+        tables = [self._judged(table) for table in tables]
         self._find_conflicts(tables)
         family = self._family([table for table in tables if not table.is_missing])
         self._warn_of_children(family)
         self._find_refused(family)
-        return self._prepared(tables, family)
+        tables = [replace(table, left_out=self._left_out(table)) for table in tables]
+        written = [table for table in tables if not table.is_missing]
+        return self._prepared(tables, replace(family, tables=written))
 
     def _planned(self, table: ClassifiedTable) -> PlannedTable:
         self._warnings += table.warnings
@@ -133,14 +134,17 @@ class _Planner:
                     hint="Name a column that the table did not have at the target.",
                 )
 
-    def _judge(self, table: PlannedTable) -> None:
+    def _judged(self, table: PlannedTable) -> PlannedTable:
         self._blockers += rights_missing(self._live, table)
         found = judge_table(self._live, table)
         self._blockers += found.blockers
         self._warnings += found.warnings
         if table.is_missing:
-            return
-        self._blockers += rehearse(self._live, table, self._row_resolution)
+            return table
+        staged = as_staged(self._live, table)
+        if staged is None:
+            self._blockers += rehearse(self._live, table, self._row_resolution)
+        table = staged or table
         self._blockers += altered_values(self._live, table, self._row_resolution)
         self._blockers += without_partition(self._live, table, self._row_resolution)
         self._blockers += refused_by_partitions(self._live, table, self._row_resolution)
@@ -156,6 +160,7 @@ class _Planner:
                 f"{table.name}: its sequences are raised where they must be, never lowered; that"
                 " stays even when the merge is rolled back"
             )
+        return table
 
     def _find_conflicts(self, tables: Sequence[PlannedTable]) -> None:
         for kind, resolution in conflicts_of(self._options).items():
@@ -246,21 +251,21 @@ class _Planner:
             parts.append([table.name, definition, digests])
         return fingerprint(parts)
 
-    def _table_plan(self, table: PlannedTable) -> TablePlan:
+    def _left_out(self, table: PlannedTable) -> dict[RowClass, int]:
         amount = "sum(r.copies)" if table.keyless else "count(*)"
         rows = rows_of(
             self._live,
             f"SELECT class, ({amount})::bigint FROM {table.rows} AS r WHERE reason IS NOT NULL"
             " GROUP BY class",
         )
-        left_out: dict[RowClass, int] = defaultdict(int)
-        for name, count in rows:
-            left_out[RowClass(name)] += int(count)
+        return {RowClass(name): int(count) for name, count in rows}
+
+    def _table_plan(self, table: PlannedTable) -> TablePlan:
         counts = table.classified.counts
         return TablePlan(
             table=table.name,
             counts=counts,
-            actions=action_counts(counts, table.actions, left_out),
+            actions=action_counts(counts, table.actions, table.left_out),
             lost_by=self._lost_by.get(table.rows, ()),
         )
 

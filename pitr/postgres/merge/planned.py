@@ -7,7 +7,7 @@ Every statement about the rows of a plan joins up to four relations, under these
     b   the row as it was, by its carried values
     l   the live row, with every column that the live table has
     x   pg_temp.pitr_become_<i>: the row as it is to become, of the live table's columns and
-        types, and its number in "pitr n"
+        types, and its number in "pitr n"; or the same out of b, where b has all of it
 
 A row is written by its class, and only while it has no reason against it. The server is asked set
 by set; no row passes through Python but those shown to a person.
@@ -16,7 +16,7 @@ by set; no row passes through Python but those shown to a person.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pitr.merge.blocking import KEYS_SHOWN
 from pitr.postgres.diff.alignment import BEFORE, LIVE, AlignedTable
@@ -38,12 +38,16 @@ _WRITING = (Action.INSERT, Action.UPDATE, Action.DELETE)
 class PlannedTable:
     """One table of a plan; `live` is there, or the table is blocked and no row of it is written.
 
-    `values` are columns added since, with SQL over the row as it was.
+    `values` are columns added since, with SQL over the row as it was. `is_as_staged`: every row is
+    to be inserted as it was, and b has no other rows, so that x needs no table of its own.
+    `left_out` has how many rows of each class have a reason against them, once that is settled.
     """
 
     classified: ClassifiedTable
     actions: Mapping[RowClass, Action]
     values: tuple[tuple[str, str], ...] = ()
+    is_as_staged: bool = False
+    left_out: Mapping[RowClass, int] = field(default_factory=dict)
 
     @property
     def aligned(self) -> AlignedTable:
@@ -83,8 +87,32 @@ class PlannedTable:
 
     @property
     def become(self) -> str:
-        """Return the name of the table of rows as they are to become."""
+        """Return what stands behind FROM for the rows as they are to become, without numbers."""
+        if self.is_as_staged:
+            return self._staged()
         return f"pg_temp.pitr_become_{self.aligned.index}"
+
+    def _staged(self, number: str = "", condition: str = "") -> str:
+        taken = [f"{value} AS {quoted(name)}" for name, value in self.restored("y")]
+        taken += [f"{number} AS {NUMBER}"] if number else []
+        source = self.aligned.source(BEFORE, alias="y")
+        return f"(SELECT {', '.join(taken)} FROM {source}{condition})"
+
+    @property
+    def in_order(self) -> str:
+        """Return by what `x`, as `become` has it, is in the order of `r`."""
+        if not self.is_as_staged:
+            return f"x.{NUMBER}"
+        return ", ".join(f"x.{quoted(column.name)}" for column in self.aligned.key)
+
+    def restored(self, alias: str = "b") -> Iterator[tuple[str, str]]:
+        """Yield each column that both states have, with the typed value of a row of `b`."""
+        compared = {column.name for column in self.aligned.columns}
+        for at, column in enumerate(self.aligned.key):
+            if column.name not in compared:
+                yield column.name, f"{alias}.k{at}"
+        for at, column in enumerate(self.aligned.columns):
+            yield column.name, column.own.typed(f"{alias}.c{at}")
 
     @property
     def is_numbered(self) -> bool:
@@ -94,6 +122,9 @@ class PlannedTable:
     @property
     def becomes(self) -> str:
         """Return what stands behind FROM, before its alias, for those rows with their numbers."""
+        if self.is_as_staged:
+            match = self.aligned.match("y.k{at}", "o.key_{at}")
+            return self._staged("o.n", f" JOIN {self.rows} AS o ON {match}")
         if self.is_numbered:
             return self.become
         return (
@@ -148,6 +179,9 @@ class PlannedTable:
 
     def becoming(self, alias: str = "x", rows: str = "r") -> str:
         """Return the join that finds `x` of `r`, for rows that are inserted or updated."""
+        if self.is_as_staged:
+            match = self.aligned.match("y.k{at}", f"{rows}.key_{{at}}")
+            return f"CROSS JOIN LATERAL {self._staged(f'{rows}.n', f' WHERE {match}')} AS {alias}"
         return f"JOIN {self.becomes} AS {alias} ON {alias}.{NUMBER} = {rows}.n"
 
     def masks(self, connection: Connection) -> list[str]:
@@ -184,14 +218,20 @@ class PlannedTable:
             value_of(connection, f"SELECT {counted} FROM {self.rows} AS r WHERE {condition}")
         )
 
-    def is_inserted_whole(self, connection: Connection) -> bool:
+    def written(self, action: Action) -> int:
+        """Return how many rows get an action, once that is settled; each copy counts."""
+        counts, left_out = self.classified.counts, self.left_out
+        return sum(counts[one] - left_out.get(one, 0) for one in self.classes(action))
+
+    @property
+    def is_inserted_whole(self) -> bool:
         """Return whether `x` has exactly the rows that are written, and all are inserted.
 
         Then `r` need not be asked which they are: joining it costs as much as reading them.
         """
         if self.keyless or not self.is_numbered or self.classes(Action.UPDATE, Action.DELETE):
             return False
-        return not self.count(connection, "r.reason IS NOT NULL")
+        return not any(self.left_out.values())
 
     def farthest_numbers(self, connection: Connection) -> Iterator[tuple[ColumnSequence, int]]:
         """Yield the sequences that number a column of rows to be inserted, with the farthest.

@@ -136,10 +136,10 @@ def _insertion(table: PlannedTable) -> str:
     if table.keyless:
         for at, shared in enumerate(aligned.columns):
             names.append(quoted(shared.name))
-            taken.append(_typed(shared.own, f"r.key_{at}"))
+            taken.append(shared.own.typed(f"r.key_{at}"))
         joined = ""
     else:
-        for name, value in _restored(table):
+        for name, value in table.restored():
             names.append(quoted(name))
             taken.append(value)
         joined = f" {table.before_row()}"
@@ -157,32 +157,10 @@ def _insertion(table: PlannedTable) -> str:
     )
 
 
-def _restored(table: PlannedTable) -> Iterator[tuple[str, str]]:
-    """Yield each column that both states have, with the typed value of `b`."""
-    aligned = table.aligned
-    compared = {column.name for column in aligned.columns}
-    for at, column in enumerate(aligned.key):
-        if column.name not in compared:
-            yield column.name, f"b.k{at}"
-    for at, column in enumerate(aligned.columns):
-        yield column.name, _typed(column.own, f"b.c{at}")
-
-
 def _named_before(table: PlannedTable) -> str:
     """Return the row as it was under its live names, for an expression of the user's."""
-    taken = ", ".join(f"{value} AS {quoted(name)}" for name, value in _restored(table))
+    taken = ", ".join(f"{value} AS {quoted(name)}" for name, value in table.restored())
     return f"(SELECT {taken}) AS {quoted(table.live.name.name)}"
-
-
-# Its cast from text does not read what its output writes of a number that names nothing.
-_REGCLASS = 2205
-
-
-def _typed(column: Column, value: str) -> str:
-    """Return a carried value in the type of a column; its modifier acts when it is assigned."""
-    if column.base_oid == _REGCLASS:
-        return f"((ARRAY[{value}]::text)::{column.plain_type}[])[1]"
-    return f"({value})::{column.plain_type}"
 
 
 def _default(column: Column) -> str | None:
@@ -200,7 +178,7 @@ def _updated(table: PlannedTable) -> str:
         value = f"l.{quoted(column.name)}"
         at = places.get(column.name)
         if at is not None:
-            restored = _typed(column, f"b.c{at}")
+            restored = column.typed(f"b.c{at}")
             value = f"CASE WHEN substr(r.mask, {at + 1}, 1) <> '.' THEN {restored} ELSE {value} END"
         names.append(quoted(column.name))
         taken.append(value)

@@ -40,7 +40,7 @@ def verify_written(connection: Connection, tables: Sequence[PlannedTable]) -> Ve
             if table.classes(action):
                 found = _verify(connection, table, action)
                 warnings += found or []
-                if found is None and _has_every_value(table, connection):
+                if found is None and _has_every_value(table):
                     exact.add(table.become)
         if table.classes(Action.DELETE):
             left = f"{table.acting(Action.DELETE)} AND EXISTS ({_live(table, [])})"
@@ -49,10 +49,10 @@ def verify_written(connection: Connection, tables: Sequence[PlannedTable]) -> Ve
     return Verified(tuple(warnings), frozenset(exact))
 
 
-def _has_every_value(table: PlannedTable, connection: Connection) -> bool:
+def _has_every_value(table: PlannedTable) -> bool:
     """Return whether `x` has all that was written to the table, and a value for every column."""
     every = {column.name for column in table.live.plain_columns}
-    return every == set(table.insert_columns) and table.is_inserted_whole(connection)
+    return every == set(table.insert_columns) and table.is_inserted_whole
 
 
 def _verify(connection: Connection, table: PlannedTable, action: Action) -> list[str] | None:
@@ -62,9 +62,7 @@ def _verify(connection: Connection, table: PlannedTable, action: Action) -> list
         columns = [column.name for column in table.live.plain_columns]
     owned = owned_columns(table, action)
     kept = [name for name in columns if name not in owned]
-    if _count_same(connection, table, action, columns) == table.count(
-        connection, table.acting(action)
-    ):
+    if _count_same(connection, table, action, columns) == table.written(action):
         return None
     wrong = f"{table.acting(action)} AND NOT EXISTS ({_live(table, kept)})"
     if table.count(connection, wrong):
@@ -82,7 +80,7 @@ def _count_same(
     connection: Connection, table: PlannedTable, action: Action, columns: Sequence[str]
 ) -> int:
     """Count the rows that are what they should be, by a join of all at once."""
-    if table.is_inserted_whole(connection):
+    if table.is_inserted_whole:
         pairs = zip(table.aligned.key, table.aligned.key_operators, strict=True)
         key = " AND ".join(
             f"l.{quoted(column.name)} {operator} x.{quoted(column.name)}"

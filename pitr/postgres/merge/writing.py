@@ -19,7 +19,7 @@ from psycopg import errors
 
 from pitr.errors import DatabaseRefused
 from pitr.postgres.merge.parents import Family
-from pitr.postgres.merge.planned import NUMBER, PlannedTable
+from pitr.postgres.merge.planned import PlannedTable
 from pitr.postgres.merge.script import parents_first
 from pitr.postgres.tables.name import quoted
 from pitr.postgres.tables.session import Connection, rows_of, run
@@ -183,9 +183,8 @@ def _writes(connection: Connection, family: Family) -> Iterator[_Write]:
     for table in parents_first(family):
         if table.classes(Action.INSERT):
             acting = table.acting(Action.INSERT)
-            rows = table.count(connection, acting)
-            whole = table.is_inserted_whole(connection)
-            yield _Write(table, Action.INSERT, _insertion(table, None if whole else acting), rows)
+            insertion = _insertion(table, None if table.is_inserted_whole else acting)
+            yield _Write(table, Action.INSERT, insertion, table.written(Action.INSERT))
         for mask in table.masks(connection):
             condition = f"{table.acting(Action.UPDATE)} AND r.mask = '{mask}'"
             rows = table.count(connection, condition)
@@ -193,7 +192,7 @@ def _writes(connection: Connection, family: Family) -> Iterator[_Write]:
             yield _Write(table, Action.UPDATE, statement, rows, mask)
         if table.classes(Action.DELETE):
             acting = table.acting(Action.DELETE)
-            rows = table.count(connection, acting)
+            rows = table.written(Action.DELETE)
             yield _Write(table, Action.DELETE, _deletion(table, acting), rows)
 
 
@@ -209,7 +208,7 @@ def _insertion(
     overriding = "OVERRIDING SYSTEM VALUE " if identity else ""
     insert = f"INSERT INTO {table.live.name.sql} ({names}) {overriding}SELECT {taken}"
     if acting is None:
-        return f"{insert} FROM {table.become} AS x ORDER BY x.{NUMBER}"
+        return f"{insert} FROM {table.become} AS x ORDER BY {table.in_order}"
     return (
         f"{insert} FROM {table.rows} AS r {table.becoming()} {copies} WHERE {acting} ORDER BY r.n"
     )

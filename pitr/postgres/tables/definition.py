@@ -23,7 +23,12 @@ _EXACT = {
     2950: "uuid",
 }
 _TEXTS = (18, 19, 25, 1042, 1043)
+# Of these any session on any server reads what their output function writes as that same value:
+# float4, float8, numeric, interval, timetz, json, jsonb, inet, cidr.
+_READ_AS_WRITTEN = (700, 701, 1700, 1186, 1266, 114, 3802, 869, 650)
 _FIRST_USER_OID = 16384
+# Its cast from text does not read what its output writes of a number that names nothing.
+_REGCLASS = 2205
 _LARGE_OBJECT = 26
 
 
@@ -78,6 +83,19 @@ class Column:
     def is_builtin(self) -> bool:
         """Return whether every server of one version knows the type under one OID."""
         return self.type_oid < _FIRST_USER_OID
+
+    def typed(self, value: str) -> str:
+        """Return a carried value in the type of the column; its modifier acts when assigned."""
+        typed = f"({value})::{self.plain_type}"
+        if self.base_oid == _REGCLASS:
+            typed = f"((ARRAY[{value}]::text)::{self.plain_type}[])[1]"
+        return f"{typed} COLLATE {self.collation}" if self.collation else typed
+
+    @property
+    def is_read_as_written(self) -> bool:
+        """Return whether a carried value always makes the value that it was carried from."""
+        known = self.type_oid in _EXACT or self.type_oid in _TEXTS
+        return known or self.type_oid in _READ_AS_WRITTEN
 
     def image(self, alias: str) -> str:
         """Return the expression for the carried value of the column of a row."""

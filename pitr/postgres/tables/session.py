@@ -37,6 +37,7 @@ _PINNED = {
     "row_security": "off",  # a policy that would hide rows is an error then
     "work_mem": "64MB",
     "temp_buffers": "32MB",
+    "default_statistics_target": "20",  # of temporary tables: how many rows, and how many alike
     "jit": "off",  # compiling our long expressions takes longer than running them
 }
 # What triggers and functions of the user's may rest on: theirs while rows are written.
