@@ -7,7 +7,7 @@ is nearly three times as fast as psycopg's own iterator over the same rows.
 from __future__ import annotations
 
 import select
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 
 import psycopg
 from psycopg import errors
@@ -18,42 +18,46 @@ from pitr.postgres.tables.session import Connection
 _PIECE_BYTES = 256 * 1024
 
 
-def copy_out(connection: Connection, query: str) -> Iterator[bytes]:
+def copy_out(connection: Connection, query: str) -> Generator[bytes, None, int]:
     """Yield the rows of a query as PostgreSQL's binary COPY format, in pieces of some 256 KiB.
 
-    A row larger than that comes in one piece. Raises psycopg.Error. Given up early, the query is
-    cancelled, and the transaction has failed.
+    A row larger than that comes in one piece. Returns the number of rows. Raises psycopg.Error.
+    Given up early, the query is cancelled, and the transaction has failed.
     """
     pg = connection.pgconn
     pg.send_query(f"COPY ({query}) TO STDOUT (FORMAT BINARY)".encode())
     _expect(connection, ExecStatus.COPY_OUT)
-    piece = bytearray()
+    piece, next_row = bytearray(), pg.get_copy_data
     is_over = False
     try:
         while True:
-            size, data = pg.get_copy_data(1)
-            if size > 0:
+            size, data = next_row(1)
+            while size > 0:
                 piece += data
-                if len(piece) >= _PIECE_BYTES:
-                    yield bytes(piece)
-                    piece.clear()
-            elif size == 0:
-                _wait(connection)
-            else:
+                size, data = next_row(1)
+            if size < 0:
                 break
+            if len(piece) >= _PIECE_BYTES:  # all that had arrived is in it
+                yield bytes(piece)
+                piece.clear()
+            _wait(connection)
         is_over = True
-        _expect(connection, ExecStatus.COMMAND_OK)
+        rows = _expect(connection, ExecStatus.COMMAND_OK)
         _expect(connection, None)
         if piece:
             yield bytes(piece)
+        return rows
     finally:
         if not is_over:
             connection.cancel_safe()
             _drain(connection)
 
 
-def _expect(connection: Connection, status: ExecStatus | None) -> None:
-    """Take the next result, or the end of them for None. Raises what the server says."""
+def _expect(connection: Connection, status: ExecStatus | None) -> int:
+    """Take the next result, or the end of them for None; return its rows.
+
+    Raises what the server says.
+    """
     pg = connection.pgconn
     while pg.is_busy():
         _wait(connection)
@@ -61,10 +65,11 @@ def _expect(connection: Connection, status: ExecStatus | None) -> None:
     if result is None:
         if status is not None:
             raise psycopg.OperationalError("the server ended a COPY without a word")
-        return
+        return 0
     if result.status != status:
         _drain(connection)
         raise errors.error_from_result(result, encoding="utf-8")
+    return result.command_tuples or 0
 
 
 def _drain(connection: Connection) -> None:

@@ -2,7 +2,7 @@
 
 Import order inside the package:
     dumped → creation → kin, plan, apply
-    planned → blockers, digests, parents, rehearsal, writability → estimate, script
+    planned → as_staged, blockers, digests, parents, rehearsal, writability → estimate, script
     → plan, writing
-    writing → images, verification → undo → outcome, waiting → apply
+    writing → images → verification → undo → outcome, waiting → apply
 """

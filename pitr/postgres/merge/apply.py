@@ -35,7 +35,7 @@ from pitr.postgres.merge.images import Images
 from pitr.postgres.merge.outcome import hold_number, merge_outcome
 from pitr.postgres.merge.plan import PlanRequest, PreparedPlan, make_plan
 from pitr.postgres.merge.planned import PlannedTable
-from pitr.postgres.merge.verification import Verified, verify_written
+from pitr.postgres.merge.verification import verify_written
 from pitr.postgres.merge.waiting import Waiting, telling_who_blocks
 from pitr.postgres.merge.writability import check_rights
 from pitr.postgres.merge.writing import WrittenTable, refused, write_all
@@ -344,15 +344,15 @@ def _write(
     images.save_before()
     unpin(live)
 
-    def verify() -> Verified:
+    def verify() -> list[str]:
         pin(live)
         how.on_step(MergeStep.APPLIED)
-        return verify_written(live, prepared.family.tables)
+        return verify_written(live, prepared.family.tables, images)
 
-    tables, verified = write_all(live, prepared.family, verify)
+    tables, warnings = write_all(live, prepared.family, verify)
     how.on_step(MergeStep.VERIFIED)
-    images.save_after(verified.exact)
-    return tables, verified.warnings
+    images.save_after()
+    return tables, tuple(warnings)
 
 
 def stale(detail: str) -> PlanStale:

@@ -51,7 +51,9 @@ def _is_unaltered(table: PlannedTable) -> bool:
 
 
 def _has_its_type(column: SharedColumn) -> bool:
-    return column.own.is_read_as_written and column.sides[BEFORE].type == column.own.type
+    own = column.own
+    is_same = column.sides[BEFORE].type == own.type and column.carried == own.carried
+    return is_same and own.is_read_as_written
 
 
 def _drop_unrelated(connection: Connection, table: PlannedTable) -> None:

@@ -12,7 +12,7 @@ the number of its copies.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -74,6 +74,7 @@ class Images:
         self, connection: Connection, folder: Path, tables: Sequence[PlannedTable]
     ) -> None:
         self._connection = connection
+        self._saved: set[str] = set()
         self._folder = folder
         self._tables = [table for table in tables if table.classes()]
         self._aligned = [
@@ -85,25 +86,53 @@ class Images:
         """Write the rows that will be updated or deleted. Raises psycopg.Error, OSError."""
         self._save(BEFORE, Action.UPDATE, Action.DELETE)
 
-    def save_after(self, exact: Collection[str] = ()) -> None:
-        """Write the rows that were inserted or updated, and then what there is.
+    def save_if(self, table: PlannedTable, rows: int, source: str) -> bool:
+        """Write the rows of a table as they are now, if `source` has as many of them.
 
-        `exact` names the tables of `x` whose rows were read back as they stand there.
+        That is what stands behind FROM, with the live rows as `l`: what was read back, so that it
+        need not be read again. Without effect if there are more or fewer. What was saved before, of
+        an attempt that was taken back, is no more.
         """
-        self._save(AFTER, Action.INSERT, Action.UPDATE, exact=exact)
+        at = self._tables.index(table)
+        taken = ", ".join(self._aligned[at].taken(LIVE, "l"))
+        path = _file(self._folder, at, AFTER)
+        self._saved.discard(table.rows)
+        path.unlink(missing_ok=True)
+        if self._write(path, f"SELECT {taken} FROM {source}") != rows:
+            path.unlink()
+            return False
+        self._saved.add(table.rows)
+        return True
+
+    def save_after(self) -> None:
+        """Write the rows that were inserted or updated and are not saved yet; and what there is."""
+        self._save(AFTER, Action.INSERT, Action.UPDATE)
         pairs = zip(self._tables, self._aligned, strict=True)
         described = [_described(table, aligned) for table, aligned in pairs]
         write_new(self._folder / _ROWS, msgspec.json.encode(described))
 
-    def _save(self, state: str, *actions: Action, exact: Collection[str] = ()) -> None:
+    def _save(self, state: str, *actions: Action) -> None:
         for at, (table, aligned) in enumerate(zip(self._tables, self._aligned, strict=True)):
-            if table.become in exact:
-                taken = ", ".join(aligned.taken(LIVE, "x"))
-                select = f"SELECT {taken} FROM {table.become} AS x"
-            else:
+            if table.rows not in self._saved:
                 select = _select(table, aligned, table.acting(*actions))
-            pieces = copy_out(self._connection, select)
-            _write_compressed(_file(self._folder, at, state), pieces)
+                self._write(_file(self._folder, at, state), select)
+
+    def _write(self, path: Path, select: str) -> int:
+        """Write the rows of a SELECT; return how many they are."""
+        counted = _Counted(copy_out(self._connection, select))
+        _write_compressed(path, counted)
+        return counted.rows
+
+
+class _Counted:
+    """The pieces of a COPY, and `rows` once they are over."""
+
+    def __init__(self, pieces: Generator[bytes, None, int]) -> None:
+        self._pieces = pieces
+        self.rows = 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        self.rows = yield from self._pieces
 
 
 def _select(table: PlannedTable, aligned: AlignedTable, acting: str) -> str:

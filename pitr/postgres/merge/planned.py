@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pitr.merge.blocking import KEYS_SHOWN
-from pitr.postgres.diff.alignment import BEFORE, LIVE, AlignedTable
+from pitr.postgres.diff.alignment import BEFORE, LIVE, AlignedTable, SharedColumn
 from pitr.postgres.diff.classified import ClassifiedTable, balanced
 from pitr.postgres.tables.definition import Column, ColumnSequence, Table
 from pitr.postgres.tables.name import quoted
@@ -105,14 +105,19 @@ class PlannedTable:
             return f"x.{NUMBER}"
         return ", ".join(f"x.{quoted(column.name)}" for column in self.aligned.key)
 
-    def restored(self, alias: str = "b") -> Iterator[tuple[str, str]]:
-        """Yield each column that both states have, with the typed value of a row of `b`."""
+    def carried(self, alias: str = "b") -> Iterator[tuple[SharedColumn, str]]:
+        """Yield each column that both states have, with its carried value in a row of `b`."""
         compared = {column.name for column in self.aligned.columns}
         for at, column in enumerate(self.aligned.key):
             if column.name not in compared:
-                yield column.name, f"{alias}.k{at}"
+                yield column, f"{alias}.k{at}"
         for at, column in enumerate(self.aligned.columns):
-            yield column.name, column.own.typed(f"{alias}.c{at}")
+            yield column, f"{alias}.c{at}"
+
+    def restored(self, alias: str = "b") -> Iterator[tuple[str, str]]:
+        """Yield the names of these columns with their values in the types of live."""
+        for column, value in self.carried(alias):
+            yield column.name, column.own.typed(value)
 
     @property
     def is_numbered(self) -> bool:

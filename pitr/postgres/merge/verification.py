@@ -7,8 +7,11 @@ itself, such as a time of the last change, is the trigger's: there its value sta
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from pitr.diff.sql import POSTGRES
+from pitr.postgres.diff.alignment import BEFORE, LIVE
+from pitr.postgres.diff.classified import balanced
+from pitr.postgres.merge.images import Images
 from pitr.postgres.merge.planned import PlannedTable
 from pitr.postgres.merge.writability import owned_columns
 from pitr.postgres.merge.writing import suppressed
@@ -17,53 +20,67 @@ from pitr.postgres.tables.session import Connection, value_of
 from pitr.vocabulary.row_class import Action
 
 
-@dataclass(frozen=True, slots=True)
-class Verified:
-    """What was read back. `exact` names those `x` whose rows are live as they stand there."""
+def verify_written(
+    connection: Connection, tables: Sequence[PlannedTable], images: Images
+) -> list[str]:
+    """Compare the rows that were written with the plan; return warnings.
 
-    warnings: tuple[str, ...]
-    exact: frozenset[str]
-
-
-def verify_written(connection: Connection, tables: Sequence[PlannedTable]) -> Verified:
-    """Compare the rows that were written with the plan.
-
-    Raises DatabaseRefused when a row is missing, is still there, or differs in a column that no
-    trigger owns.
+    Rows that are read back whole for that are saved in passing. Raises DatabaseRefused when a row
+    is missing, is still there, or differs in a column that no trigger owns.
     """
     warnings: list[str] = []
-    exact: set[str] = set()
     for table in tables:
-        if table.keyless:
+        if table.keyless or _is_saved_exact(table, images):
             continue
         for action in (Action.INSERT, Action.UPDATE):
             if table.classes(action):
-                found = _verify(connection, table, action)
-                warnings += found or []
-                if found is None and _has_every_value(table):
-                    exact.add(table.become)
+                warnings += _verify(connection, table, action)
         if table.classes(Action.DELETE):
             left = f"{table.acting(Action.DELETE)} AND EXISTS ({_live(table, [])})"
             if table.count(connection, left):
                 raise suppressed(connection, table, left)
-    return Verified(tuple(warnings), frozenset(exact))
+    return warnings
 
 
-def _has_every_value(table: PlannedTable) -> bool:
-    """Return whether `x` has all that was written to the table, and a value for every column."""
-    every = {column.name for column in table.live.plain_columns}
-    return every == set(table.insert_columns) and table.is_inserted_whole
+def _is_saved_exact(table: PlannedTable, images: Images) -> bool:
+    """Return whether all that was written are rows of `x`, live is these, and they are saved."""
+    if not table.is_inserted_whole or not table.classes(Action.INSERT):
+        return False
+    if table.is_as_staged:
+        source = f"({_staged_and_live(table)}) AS l"
+    else:
+        pairs = zip(table.aligned.key, table.aligned.key_operators, strict=True)
+        key = " AND ".join(
+            f"l.{quoted(column.name)} {operator} x.{quoted(column.name)}"
+            for column, operator in pairs
+        )
+        source = f"{table.become} AS x JOIN {table.live.source} AS l ON {key}"
+        source += f" WHERE {_equal(table, table.insert_columns)}"
+    return images.save_if(table, table.written(Action.INSERT), source)
 
 
-def _verify(connection: Connection, table: PlannedTable, action: Action) -> list[str] | None:
-    """Return warnings; None when every row is what it should be in every column."""
+def _staged_and_live(table: PlannedTable) -> str:
+    """Return a SELECT of the rows of b that are the same images live, by their carried values.
+
+    They are compared as when they were classified, so that none has to be made of its text again.
+    """
+    aligned = table.aligned
+    taken = ", ".join(f"{value} AS {quoted(column.name)}" for column, value in table.carried())
+    same = [POSTGRES.equal(f"l.c{at}", f"b.c{at}") for at in range(len(aligned.columns))]
+    match = aligned.match("l.k{at}", "b.k{at}")
+    joined = f"{aligned.source(BEFORE)} JOIN {aligned.source(LIVE)} ON {match}"
+    return f"SELECT {taken} FROM {joined} WHERE {balanced(same, 'AND') if same else 'TRUE'}"
+
+
+def _verify(connection: Connection, table: PlannedTable, action: Action) -> list[str]:
+    """Return warnings of what triggers have set."""
     columns = list(table.insert_columns)
     if action is Action.UPDATE:
         columns = [column.name for column in table.live.plain_columns]
     owned = owned_columns(table, action)
     kept = [name for name in columns if name not in owned]
     if _count_same(connection, table, action, columns) == table.written(action):
-        return None
+        return []
     wrong = f"{table.acting(action)} AND NOT EXISTS ({_live(table, kept)})"
     if table.count(connection, wrong):
         raise suppressed(connection, table, wrong)
@@ -80,16 +97,6 @@ def _count_same(
     connection: Connection, table: PlannedTable, action: Action, columns: Sequence[str]
 ) -> int:
     """Count the rows that are what they should be, by a join of all at once."""
-    if table.is_inserted_whole:
-        pairs = zip(table.aligned.key, table.aligned.key_operators, strict=True)
-        key = " AND ".join(
-            f"l.{quoted(column.name)} {operator} x.{quoted(column.name)}"
-            for column, operator in pairs
-        )
-        joined = f"{table.become} AS x JOIN {table.live.source} AS l ON {key}"
-        return int(
-            value_of(connection, f"SELECT count(*) FROM {joined} WHERE {_equal(table, columns)}")
-        )
     amount = f"{table.rows} AS r {table.becoming()} {table.live_row()}"
     condition = f"{table.acting(action)} AND {_equal(table, columns)}"
     return int(value_of(connection, f"SELECT count(*) FROM {amount} WHERE {condition}"))
