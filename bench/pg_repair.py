@@ -161,7 +161,7 @@ def run_merge(size: Size) -> Result:
     note = (
         "COPY writes the same rows, from a file, into an empty copy of the table with the same "
         "indexes and CHECK; it is told what to write and checks nothing more. merge compares, "
-        "plans, looks again, rehearses, writes, reads back and stores the undo record. "
+        "plans, looks again, writes, reads back and stores the undo record. "
         "`processor` compares processor time of client and servers; the aim is for the worse."
     )
     columns = ["rows", "COPY", "pitr merge", "times", "processor", "locked"]

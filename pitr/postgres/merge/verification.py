@@ -65,7 +65,9 @@ def _staged_and_live(table: PlannedTable) -> str:
     They are compared as when they were classified, so that none has to be made of its text again.
     """
     aligned = table.aligned
-    taken = ", ".join(f"{value} AS {quoted(column.name)}" for column, value in table.carried())
+    values = {column.name: value for column, value in table.carried()}
+    values |= {column.name: f"b.k{at}" for at, column in enumerate(aligned.key)}  # in their types
+    taken = ", ".join(f"{value} AS {quoted(name)}" for name, value in values.items())
     same = [POSTGRES.equal(f"l.c{at}", f"b.c{at}") for at in range(len(aligned.columns))]
     match = aligned.match("l.k{at}", "b.k{at}")
     joined = f"{aligned.source(BEFORE)} JOIN {aligned.source(LIVE)} ON {match}"
