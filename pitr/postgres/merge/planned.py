@@ -249,11 +249,15 @@ class PlannedTable:
                 continue
             value = f"x.{quoted(name)}"
             farthest = "max" if sequence.increment > 0 else "min"
+            source = f"{self.rows} AS r {self.becoming()}"
+            condition = f"{value} BETWEEN {sequence.lowest} AND {sequence.highest}"
+            if self.is_inserted_whole:
+                source = f"{self.become} AS x"
+            else:
+                condition += f" AND {self.acting(Action.INSERT)}"
             found = value_of(
                 connection,
-                f"SELECT {farthest}({value})::bigint FROM {self.rows} AS r {self.becoming()}"
-                f" WHERE {self.acting(Action.INSERT)}"
-                f" AND {value} BETWEEN {sequence.lowest} AND {sequence.highest}",
+                f"SELECT {farthest}({value})::bigint FROM {source} WHERE {condition}",
             )
             if found is not None:
                 yield sequence, int(found)

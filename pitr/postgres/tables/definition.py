@@ -27,6 +27,7 @@ _TEXTS = (18, 19, 25, 1042, 1043)
 # float4, float8, numeric, interval, timetz, json, jsonb, inet, cidr.
 _READ_AS_WRITTEN = (700, 701, 1700, 1186, 1266, 114, 3802, 869, 650)
 _FIRST_USER_OID = 16384
+_BPCHAR = 1042
 # Its cast from text does not read what its output writes of a number that names nothing.
 _REGCLASS = 2205
 _LARGE_OBJECT = 26
@@ -94,6 +95,8 @@ class Column:
     @property
     def is_read_as_written(self) -> bool:
         """Return whether a carried value always makes the value that it was carried from."""
+        if self.type_oid == _BPCHAR:  # without the blanks at its end
+            return False
         known = self.type_oid in _EXACT or self.type_oid in _TEXTS
         return known or self.type_oid in _READ_AS_WRITTEN
 
