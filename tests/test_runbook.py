@@ -28,7 +28,7 @@ from tools.postgres_servers import Server
 
 PAGE = ROOT / "docs" / "guides" / "rows-were-deleted.md"
 EXAMPLES = {"commit": "commit:4711", "lsn": "lsn:0/61B64F0", "xid": "xid:726"}
-MERGE = re.compile(r"\bm-\d{4}-[\w-]+")
+MERGE = re.compile(r"(?<!name:)\bm-\d{4}-[\w-]+")  # not the marks around it
 COMMAND_SECONDS_MAX = 240  # some start two servers, on a machine that may be busy
 LOST, KEPT = 90, 10
 ROWS = [(number, f"item {number}", number * 10) for number in range(1, LOST + KEPT + 1)]

@@ -83,7 +83,10 @@ def test_marks_are_archived_when_the_command_returns(site: Site) -> None:
     process = subprocess.Popen(site.command("capture"), stderr=subprocess.PIPE)
     try:
         assert process.stderr is not None
-        assert any(b"waiting for a command" in line for line in process.stderr)
+        begun = b""
+        while b"waiting for a command" not in begun:
+            begun += process.stderr.readline()
+            assert process.poll() is None, begun
         lease.release()
         write(site.primary, 100)
         wait_until(lambda: archived_end(site.store, 1) >= flushed(site.primary), "the capture", 120)
@@ -94,7 +97,7 @@ def test_marks_are_archived_when_the_command_returns(site: Site) -> None:
         process.terminate()
         _, said = process.communicate(timeout=30)
     assert process.returncode == 0, said
-    assert b"the archive has no base backup yet" in said
+    assert b"the archive has no base backup yet" in begun + said
     assert Lsn.parse(str(second["position"])[4:]) > Lsn.parse(position[4:])
 
 
