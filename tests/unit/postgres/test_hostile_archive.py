@@ -151,10 +151,12 @@ def test_page_of_the_index_that_unpacks_without_end_is_refused() -> None:
 
 def test_member_of_a_tar_that_leads_outside_is_refused(tmp_path: Path) -> None:
     """Files of pg_xact are copied by their path: one that climbs out is no base backup."""
+    whole = {"backup_label": b"x", "global/pg_control": b"x"}
     for name in ("pg_xact/../../../escaped", "/etc/escaped", ".."):
-        with pytest.raises(Corrupt):
-            BaseFolder(_tar(tmp_path, {"backup_label": b"x", name: b"x"}))
-    assert set(BaseFolder(_tar(tmp_path, {"backup_label": b"x"})).files()) == {"backup_label"}
+        with pytest.raises(Corrupt) as raised:
+            BaseFolder(_tar(tmp_path, {**whole, name: b"x"}))
+        assert "cut short" not in raised.value.message
+    assert set(BaseFolder(_tar(tmp_path, whole)).files()) == set(whole)
 
 
 def test_member_of_a_tar_that_is_longer_than_the_tar_is_refused(tmp_path: Path) -> None:
