@@ -11,7 +11,7 @@ under pinned settings. Keys match by the equality of the live index, under the l
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -165,10 +165,13 @@ class AlignedTable:
 
     def match(self, left: str, right: str) -> str:
         """Return the condition that two rows have the same key; `left` is like `b.k{at}`."""
-        return " AND ".join(
-            f"{left.format(at=at)} {operator} {right.format(at=at)}"
-            for at, operator in enumerate(self.key_operators)
-        )
+        size = range(len(self.key))
+        return self.agree([left.format(at=at) for at in size], [right.format(at=at) for at in size])
+
+    def agree(self, left: Iterable[str], right: Iterable[str]) -> str:
+        """Return the condition that two lists of expressions are values of the same key."""
+        pairs = zip(left, self.key_operators, right, strict=True)
+        return " AND ".join(f"{one} {operator} {other}" for one, operator, other in pairs)
 
 
 def align(

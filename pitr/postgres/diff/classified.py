@@ -188,8 +188,7 @@ def _by_key(table: AlignedTable, where: str | None) -> str:
     if table.after_known:
         how = "LEFT" if where is not None else "FULL"
         joined += f" {how} JOIN {source(AFTER)} ON {table.match('b.k{at}', 'a.k{at}')}"
-        pairs = zip(table.key_operators, keys, strict=True)
-        live_keys = " AND ".join(f"l.k{at} {op} ({key})" for at, (op, key) in enumerate(pairs))
+        live_keys = table.agree([f"l.k{at}" for at in width], [f"({key})" for key in keys])
     else:
         keys = [f"b.k{at}" for at in width]
         live_keys = table.match("l.k{at}", "b.k{at}")

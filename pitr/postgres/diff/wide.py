@@ -82,10 +82,7 @@ def wide_live(table: AlignedTable, keys: Sequence[str]) -> str:
         return f"(SELECT {', '.join(names)}, NULL::{row_type} AS w WHERE FALSE) AS {_of(LIVE)}"
     named = [f"t.{quoted(column.sides[LIVE].name)}" for column in table.key]
     taken = [f"{name} AS k{at}" for at, name in enumerate(named)]
-    same = " AND ".join(
-        f"{name} {operator} ({key})"
-        for name, operator, key in zip(named, table.key_operators, keys, strict=True)
-    )
+    same = table.agree(named, [f"({key})" for key in keys])
     row = f"ROW({', '.join(table.taken(LIVE))})::{row_type}"
     return (
         f"(SELECT {', '.join(taken)}, {row} AS w {table.rows_in(LIVE)} WHERE {same} OFFSET 0)"

@@ -43,9 +43,10 @@ _SESSION = {
     "idle_in_transaction_session_timeout": "0",
     "lock_timeout": "10s",
 }
-# Those among them that triggers and functions of a user's may rest on.
-_OWN = (
-    "search_path", "DateStyle", "IntervalStyle", "TimeZone", "bytea_output", "extra_float_digits",
+# What triggers and functions of a user's may rest on.
+USER_SETTINGS = (
+    "search_path", "bytea_output", "DateStyle", "extra_float_digits", "IntervalStyle", "TimeZone",
+    "lc_monetary", "xmloption", "xmlbinary", "array_nulls",
 )  # fmt: skip
 # Of these a server of another version would know nothing, and refuse the session: since when.
 _LATER = {"idle_session_timeout": 140_000, "transaction_timeout": 170_000}
@@ -63,7 +64,7 @@ def connect(
     before it, UsageError for a place that libpq does not understand.
     """
     overriding = {} if database is None else {"dbname": database}
-    chosen = {name: v for name, v in _SESSION.items() if not (is_as_role and name in _OWN)}
+    chosen = {name: v for name, v in _SESSION.items() if not (is_as_role and name in USER_SETTINGS)}
     options = _options(_parameters(place), chosen)
     connection = _connect(place, program, client_encoding="UTF8", options=options, **overriding)
     try:

@@ -62,14 +62,14 @@ def _has_its_type(column: SharedColumn) -> bool:
 
 def _drop_unrelated(connection: Connection, table: PlannedTable) -> None:
     aligned = table.aligned
-    keys = [
-        f"({aligned.typed_key(at, f's.k{at}')}) {operator} r.key_{at}"
-        for at, operator in enumerate(aligned.key_operators)
-    ]
+    size = range(len(aligned.key))
+    match = aligned.agree(
+        [f"({aligned.typed_key(at, f's.k{at}')})" for at in size], [f"r.key_{at}" for at in size]
+    )
     run(
         connection,
         f"DELETE FROM {aligned.staged(BEFORE)} AS s WHERE NOT EXISTS"
-        f" (SELECT FROM {table.rows} AS r WHERE {' AND '.join(keys)})",
+        f" (SELECT FROM {table.rows} AS r WHERE {match})",
     )
 
 

@@ -156,11 +156,8 @@ class PlannedTable:
 
     def same_key(self, rows: str = "r", live: str = "l") -> str:
         """Return the condition that a live row has the key of `r`."""
-        pairs = zip(self.aligned.key, self.aligned.key_operators, strict=True)
-        return " AND ".join(
-            f"{live}.{quoted(column.name)} {operator} {rows}.key_{at}"
-            for at, (column, operator) in enumerate(pairs)
-        )
+        named = [f"{live}.{quoted(column.name)}" for column in self.aligned.key]
+        return self.aligned.agree(named, [f"{rows}.key_{at}" for at in range(len(named))])
 
     def same_content(self, rows: str = "r", live: str = "l") -> str:
         """Return the condition that a live row has the content of `r`, a row without a key.

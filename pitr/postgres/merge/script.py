@@ -201,11 +201,8 @@ def _updates(one: _Written) -> Iterator[str]:
                 rows.append(f"({', '.join(found)})")
         names = [f"k{at}" for at in range(len(keys))] + [f"v{at}" for at in range(len(mask))]
         sets = ", ".join(f"{quoted(name)} = v.v{at}" for at, name in enumerate(mask))
-        same = " AND ".join(
-            f"t.{quoted(name)} {operator} v.k{at}"
-            for at, (name, operator) in enumerate(
-                zip(keys, table.aligned.key_operators, strict=True)
-            )
+        same = table.aligned.agree(
+            [f"t.{quoted(name)}" for name in keys], [f"v.k{at}" for at in range(len(keys))]
         )
         values = ",\n  ".join(rows)
         yield (
@@ -274,10 +271,10 @@ def _assert(condition: str) -> str:
 
 
 def _key(table: PlannedTable, values: Values) -> str:
-    pairs = zip(table.aligned.key, table.aligned.key_operators, strict=True)
-    return " AND ".join(
-        f"t.{quoted(column.name)} {operator} {_value(table, column.name, values[column.name])}"
-        for column, operator in pairs
+    names = [column.name for column in table.aligned.key]
+    return table.aligned.agree(
+        [f"t.{quoted(name)}" for name in names],
+        [_value(table, name, values[name]) for name in names],
     )
 
 

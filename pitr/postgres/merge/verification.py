@@ -49,11 +49,8 @@ def _is_saved_exact(table: PlannedTable, images: Images) -> bool:
     if table.is_as_staged:
         source = f"({_staged_and_live(table)}) AS l"
     else:
-        pairs = zip(table.aligned.key, table.aligned.key_operators, strict=True)
-        key = " AND ".join(
-            f"l.{quoted(column.name)} {operator} x.{quoted(column.name)}"
-            for column, operator in pairs
-        )
+        names = [quoted(column.name) for column in table.aligned.key]
+        key = table.aligned.agree([f"l.{name}" for name in names], [f"x.{name}" for name in names])
         source = f"{table.become} AS x JOIN {table.live.source} AS l ON {key}"
         source += f" WHERE {_equal(table, table.insert_columns)}"
     return images.save_if(table, table.written(Action.INSERT), source)

@@ -385,8 +385,11 @@ class Replay:
 
     def _require_templates(self, selection: Selection) -> None:
         """Raise when files were copied from a database that neither base nor WAL has."""
+        copied = selection.templates - selection.created
+        if not copied:  # nearly always, and the files of a base are many
+            return
         at_rest = CatalogsAtRest.of_base(self._source.base)
-        for place in selection.templates - selection.created:
+        for place in copied:
             if at_rest.database_place(place[1]) is None:
                 raise ArchiveLacks(
                     "the database is a copy of one that is not in the base backup",

@@ -15,6 +15,7 @@ from typing import Any
 import psycopg
 from psycopg.pq import TransactionStatus
 
+from pitr.postgres.live.connection import USER_SETTINGS
 from pitr.postgres.live.connection import Connection as Connection
 
 Values = dict[str, Any] | tuple[Any, ...] | list[Any] | None
@@ -40,11 +41,6 @@ _PINNED = {
     "default_statistics_target": "20",  # of temporary tables: how many rows, and how many alike
     "jit": "off",  # compiling our long expressions takes longer than running them
 }
-# What triggers and functions of the user's may rest on: theirs while rows are written.
-_OWN = (
-    "search_path", "bytea_output", "DateStyle", "extra_float_digits", "IntervalStyle", "TimeZone",
-    "lc_monetary", "xmloption", "xmlbinary", "array_nulls",
-)  # fmt: skip
 
 
 def run(connection: Connection, statement: str, values: Values = None) -> psycopg.Cursor[Any]:
@@ -83,7 +79,7 @@ def pin(connection: Connection) -> None:
 
 def unpin(connection: Connection) -> None:
     """Give the settings that the code of users may rest on back to what the role has."""
-    for name in _OWN:
+    for name in USER_SETTINGS:
         run(connection, f"SET LOCAL {name} TO DEFAULT")
 
 
