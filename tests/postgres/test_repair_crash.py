@@ -17,7 +17,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import psycopg
 import pytest
+from psycopg.rows import TupleRow
 
 from pitr.operations.postgres.undo import settle_merge
 from pitr.recovery.merges import list_merges
@@ -147,7 +149,8 @@ def test_backend_or_server_is_killed(scene: Scene, step: MergeStep, how: str) ->
                 (scene.world.name, [pid for (pid,) in pids]),
             ).fetchone()
             assert row is not None
-        os.kill(row[0], signal.SIGKILL)  # which makes the server restart all of them
+            os.kill(row[0], signal.SIGKILL)  # which makes the server restart all of them
+            _wait_until_ended(other)
 
     outcome = scene.world.merge(
         scene.before, "t", after=scene.after, delete_extra=True, on_step=on_step
@@ -157,6 +160,18 @@ def test_backend_or_server_is_killed(scene: Scene, step: MergeStep, how: str) ->
     _reconnect(scene.world)
     assert scene.rows() == scene.damaged
     assert all(o is MergeOutcome.DID_NOT_HAPPEN for o in _settled(scene))
+
+
+def _wait_until_ended(other: psycopg.Connection[TupleRow]) -> None:
+    """Wait until the server has noticed, and lets nobody in before it has restarted."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        try:
+            other.execute("select 1")
+        except psycopg.OperationalError:
+            return
+        time.sleep(0.01)
+    raise AssertionError("the server did not notice that a backend was killed")
 
 
 def _reconnect(world: RepairWorld) -> None:
