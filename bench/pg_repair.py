@@ -179,14 +179,15 @@ def _merged(lost: int) -> tuple[Spent, Spent, float]:
             shop = Shop(server, lost * 6 // 5)
             file = server.folder / "rows"
             server.query(f"COPY (SELECT * FROM orders WHERE id <= {lost}) TO '{file}'", "live")
-            _damage(server, lost)
             recovery = _recovery(state, server.url("live"))
             for _ in range(_ROUNDS):
-                server.query("DROP TABLE IF EXISTS plain", "live")
+                # Anew each time: a table that was emptied and filled again is another one.
+                server.query("DROP DATABASE live")
+                server.query("CREATE DATABASE live TEMPLATE before")
+                _damage(server, lost)
                 server.query("CREATE TABLE plain (LIKE orders INCLUDING ALL)", "live")
                 plain.append(shop.spent(lambda: server.query(f"COPY plain FROM '{file}'", "live")))
                 whole.append(shop.spent(lambda: locked.append(_merge(shop, state, recovery, lost))))
-                _damage(server, lost)
     finally:
         shutil.rmtree(state)
     return _median(plain), _median(whole), median(locked)

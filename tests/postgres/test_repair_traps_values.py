@@ -108,8 +108,11 @@ trap(
 )
 
 
-def test_t35_values_that_types_and_checks_of_today_refuse(lab: Lab) -> None:
-    """An enum label that is gone, a domain and a check that are NOT VALID: each row is named."""
+def test_t35_t53_values_that_types_and_checks_of_today_refuse(lab: Lab) -> None:
+    """An enum label that is gone, a domain and a check that are NOT VALID: each row is named.
+
+    None is skipped without a word.
+    """
     lab.world.run(
         "alter table t35 alter m type text",
         "drop type t35_mood",

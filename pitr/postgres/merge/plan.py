@@ -252,6 +252,8 @@ class _Planner:
         return fingerprint(parts)
 
     def _left_out(self, table: PlannedTable) -> dict[RowClass, int]:
+        if not any(one.table == table.name and one.rows for one in self._blockers):
+            return {}  # nothing has a reason but what a blocker was said of
         amount = "sum(r.copies)" if table.keyless else "count(*)"
         rows = rows_of(
             self._live,

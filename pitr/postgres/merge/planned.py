@@ -100,10 +100,11 @@ class PlannedTable:
 
     @property
     def in_order(self) -> str:
-        """Return by what `x`, as `become` has it, is in the order of `r`."""
-        if not self.is_as_staged:
-            return f"x.{NUMBER}"
-        return ", ".join(f"x.{quoted(column.name)}" for column in self.aligned.key)
+        """Return the ORDER BY that brings `x`, as `become` has it, into the order it is written in.
+
+        Rows as staged come as they lay before: sorting them whole costs more than it saves.
+        """
+        return "" if self.is_as_staged else f" ORDER BY x.{NUMBER}"
 
     def carried(self, alias: str = "b") -> Iterator[tuple[SharedColumn, str]]:
         """Yield each column that both states have, with its carried value in a row of `b`."""

@@ -208,7 +208,7 @@ def _insertion(
     overriding = "OVERRIDING SYSTEM VALUE " if identity else ""
     insert = f"INSERT INTO {table.live.name.sql} ({names}) {overriding}SELECT {taken}"
     if acting is None:
-        return f"{insert} FROM {table.become} AS x ORDER BY {table.in_order}"
+        return f"{insert} FROM {table.become} AS x{table.in_order}"
     return (
         f"{insert} FROM {table.rows} AS r {table.becoming()} {copies} WHERE {acting} ORDER BY r.n"
     )
