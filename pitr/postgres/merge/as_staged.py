@@ -47,15 +47,11 @@ def _is_unaltered(table: PlannedTable) -> bool:
         return False
     if not inserted or any(n for c, n in table.classified.counts.items() if c not in inserted):
         return False
-    shared = {column.name: column for column in _columns(table)}
+    shared = {column.name: column for column in (*aligned.key, *aligned.columns)}
     return all(
         column.name in shared and _has_its_type(shared[column.name])
         for column in table.live.columns
     )
-
-
-def _columns(table: PlannedTable) -> tuple[SharedColumn, ...]:
-    return (*table.aligned.key, *table.aligned.columns)
 
 
 def _has_its_type(column: SharedColumn) -> bool:
@@ -80,10 +76,7 @@ def _drop_unrelated(connection: Connection, table: PlannedTable) -> None:
 def _are_taken(connection: Connection, table: PlannedTable) -> bool:
     """Return whether NOT NULL and CHECK of today hold of every row."""
     live = table.live
-    # What was not to be NULL then is not.
-    held = {column.name for column in _columns(table) if column.sides[BEFORE].not_null}
-    named = [c.name for c in live.columns if c.not_null and c.name not in held]
-    tests = [f"{quoted(name)} IS NOT NULL" for name in named]
+    tests = [f"{quoted(column.name)} IS NOT NULL" for column in live.columns if column.not_null]
     tests += [f"({condition}) IS NOT FALSE" for _, condition in live.checks]
     if not tests:
         return True
