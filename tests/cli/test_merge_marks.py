@@ -141,6 +141,6 @@ def written(
         assert any(WAITING in line for line in process.stderr)
         meanwhile(process)
         out, errors = process.communicate(timeout=WAIT_SECONDS)
-    assert process.returncode == 0, errors
+    assert process.returncode == 0, out + errors
     document: dict[str, Any] = json.loads(out)
     return document

@@ -6,13 +6,19 @@ before anything is written. Method: tables that differ in one thing each, the sa
 
 from __future__ import annotations
 
+from base64 import b64decode
 from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 
+from pitr.postgres.diff.classified import stream_rows
 from pitr.postgres.diff.states import comparing
 from pitr.postgres.merge.kin import Classifier
 from pitr.postgres.merge.plan import make_plan
+from pitr.postgres.merge.undo import classify_merged
+from pitr.postgres.tables.session import begin
 from pitr.vocabulary.plan import MergeStep
 from tests.postgres.repair_world import RepairWorld
 from tools.postgres_servers import Server
@@ -57,6 +63,23 @@ IN_ORDER = (
     "insert into b_boxes values (1, 5), (2, 5)",
     "insert into c_things select i, 1, i from generate_series(1, 5) i",
 )
+# The value is equal, and another image all the same.
+ALTERING = (
+    "create function alter_it() returns trigger language plpgsql as $$ begin"
+    " if new.id = 2 then new.n := 2.0; end if; return new; end $$",
+    "create trigger alters before insert on altered for each row execute function alter_it()",
+)
+# A record as merges made them before numerics were staged as they are, of rows put into
+# prices (id int primary key, price numeric, note text).
+OF_TEXTS = {
+    "rows.json": b'[{"oid":1,"schema":"public","name":"prices","key":["id"],"columns":["price",'
+    b'"note"],"staged":[["k0","integer"],["c0","text"],["c1","text"]]}]',
+    "0.before.zst": b64decode("KLUv/QRIqQAAUEdDT1BZCv8NCgAAAAAAAAAAAP//Yhhd6w=="),
+    "0.after.zst": b64decode(
+        "KLUv/QRIRQIAcsQOGsAljQH/////PwBN2HU7c1ENguxWJoSK3ESmPzD1/wSmppWISv4PMsWpwjL1IEOcauqpxDJc"
+        "AgpgHCoEBAbgy/npbMALXp/qDw=="
+    ),
+}
 
 
 @pytest.fixture(scope="module")
@@ -80,9 +103,12 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RepairWorld,
                 world.run(f"insert into {name} ({named}) select i, {value}"
                           " from generate_series(1, 5) i")  # fmt: skip
             world.run(*IN_ORDER)
+            world.run("create table altered (id int primary key, n numeric)",
+                      "insert into altered select i, i from generate_series(1, 5) i")  # fmt: skip
             before = world.mark()
             for name, (_, later) in TABLES.items():
                 world.run(f"delete from {name} where id <= 3", *([later] if later else []))
+            world.run("delete from altered where id <= 3", *ALTERING)
             world.run("delete from a_plain where id <= 3", "delete from c_things",
                       "update b_boxes set n = 0 where id = 1")  # fmt: skip
             yield world, before
@@ -147,3 +173,40 @@ def test_what_was_read_back_of_an_order_that_failed_is_no_record(
     undone = world.undo(merged.merge)
     assert undone.code == 0, undone
     assert [world.run(f"select * from {name} order by 1") for name in names] == left
+
+
+def test_row_that_a_trigger_alters_is_seen_in_what_the_rows_come_to(
+    lab: tuple[RepairWorld, str],
+) -> None:
+    """A value that is equal, but another image, is told; the record has it as it is."""
+    world, before = lab
+    assert is_as_staged(world, before, "altered")
+    left = world.run("select * from altered order by 1")
+
+    merged = world.merge(before, "altered")
+    assert merged.code == 0, merged
+    assert merged.result is not None
+    assert merged.result.warnings == (
+        "public.altered: triggers have set n in 1 rows that were written",
+    )
+    undone = world.undo(merged.merge)
+    assert undone.code == 0, undone
+    assert world.run("select * from altered order by 1") == left
+
+
+def test_record_of_numerics_as_texts_is_read_as_ever(
+    lab: tuple[RepairWorld, str], tmp_path: Path
+) -> None:
+    """A row of such a record that was written since is found, also by the digits of its number."""
+    world, _ = lab
+    world.run(
+        "create table prices (id int primary key, price numeric, note text)",
+        "insert into prices values (1, 1.50, 'a'), (2, 2.5, null), (3, 'NaN', 'c'), (4, null, 'd')",
+    )
+    for name, data in OF_TEXTS.items():
+        (tmp_path / name).write_bytes(data)
+    with closing(world.server.connect(world.name)) as live:
+        begin(live)
+        (table,) = classify_merged(live, tmp_path)
+        classes = {row.key[0]: str(row.verdict.row_class) for row in stream_rows(live, table)}
+    assert classes == {1: "bogus_insert", 2: "bogus_touched", 3: "bogus_insert", 4: "bogus_insert"}

@@ -5,8 +5,10 @@ c0, c1, …. Rows of before and after stand in temporary tables beside the live 
 
     pitr_before_<i>, pitr_after_<i>     k0 …, c0 …, and without a key: copies
 
-A value is carried as it is where equality of its type is equality of its image, else as its text
-under pinned settings. Keys match by the equality of the live index, under the live collation.
+A value is carried, which is compared, as it is where equality of its type is equality of its
+image, else as its text under pinned settings. A numeric is staged as it is all the same, and its
+text made where it is compared: most rows are never compared, and to put them in costs less. Keys
+match by the equality of the live index, under the live collation.
 """
 
 from __future__ import annotations
@@ -22,6 +24,9 @@ from pitr.vocabulary.drift import SchemaDrift
 
 BEFORE, AFTER, LIVE = "before", "after", "live"
 ALIASES = {BEFORE: "b", AFTER: "a", LIVE: "l"}
+_NUMERIC = 1700
+# Far below what can be: of 1200 the server plans for seconds, as if each could be left out.
+_JOINED_COLUMNS_MAX = 600
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +55,11 @@ class SharedColumn:
         return kinds.pop() if len(kinds) == 1 else "text"
 
     @property
+    def is_numeric(self) -> bool:
+        """Return whether it is a numeric in every state: all of it is there, its digits too."""
+        return all(column.type_oid == _NUMERIC for column in self.sides.values())
+
+    @property
     def key_type(self) -> str | None:
         """Return the type that all states share and every server knows, None when there is none."""
         if any(not column.is_builtin or column.kind != "b" for column in self.sides.values()):
@@ -72,7 +82,8 @@ class SharedColumn:
 class AlignedTable:
     """One table in the states that have it. `key` is empty for rows known by content alone.
 
-    `columns` are compared; where only some of them count, `judged` has their places.
+    `columns` are compared; where only some of them count, `judged` has their places. No numeric is
+    staged as it is where `is_text_only`, as in records of earlier versions.
     """
 
     index: int
@@ -82,6 +93,13 @@ class AlignedTable:
     columns: tuple[SharedColumn, ...]
     drift: SchemaDrift
     judged: frozenset[int] | None = None
+    is_text_only: bool = False
+
+    @property
+    def is_wide(self) -> bool:
+        """Return whether its states have too many columns to be joined as they are."""
+        width = 1 + len(self.key) + len(self.columns)
+        return bool(self.key) and width * (2 + self.after_known) > _JOINED_COLUMNS_MAX
 
     @cached_property
     def key_operators(self) -> tuple[str, ...]:
@@ -120,7 +138,10 @@ class AlignedTable:
     def staged_columns(self) -> list[tuple[str, str]]:
         """Return the columns of the temporary tables with their types."""
         keys = [(f"k{at}", column.key_type or "text") for at, column in enumerate(self.key)]
-        values = [(f"c{at}", column.carried) for at, column in enumerate(self.columns)]
+        values = [
+            (f"c{at}", "numeric" if self._is_staged_as_is(column) else column.carried)
+            for at, column in enumerate(self.columns)
+        ]
         return [*keys, *values, *([] if self.key else [("copies", "bigint")])]
 
     def key_image(self, column: SharedColumn, state: str, alias: str) -> str:
@@ -135,10 +156,20 @@ class AlignedTable:
         """Return the SELECT body of a state on its own server, with its rows under alias t."""
         return f"FROM {self.sides[state].source} AS t"
 
+    def _is_staged_as_is(self, column: SharedColumn) -> bool:
+        # Rows without a key are grouped by what is staged, wide ones compared by it.
+        return column.is_numeric and bool(self.key) and not (self.is_wide or self.is_text_only)
+
     def taken(self, state: str, alias: str = "t") -> list[str]:
         """Return the staged values of a row of a state, without copies."""
-        keys = [self.key_image(column, state, alias) for column in self.key]
-        return keys + [column.image(state, alias) for column in self.columns]
+        found = [self.key_image(column, state, alias) for column in self.key]
+        for column in self.columns:
+            if self._is_staged_as_is(column):
+                side = column.sides.get(state)
+                found.append(f"{alias}.{quoted(side.name)}" if side else "NULL::numeric")
+            else:
+                found.append(column.image(state, alias))
+        return found
 
     def typed_key(self, at: int, expression: str) -> str:
         """Return a staged key value in the live type and collation."""
@@ -148,16 +179,25 @@ class AlignedTable:
             expression = f"({expression})::{own.plain_type}"
         return f"({expression}) COLLATE {own.collation}" if own.collation else expression
 
+    def staged_source(self, alias: str) -> str:
+        """Return what to put behind FROM for the rows of before, each value as it is staged."""
+        keys = [f"{self.typed_key(at, f'k{at}')} AS k{at}" for at in range(len(self.key))]
+        values = [f"c{at}" for at in range(len(self.columns))]
+        return f"(SELECT {', '.join([*keys, *values])} FROM {self.staged(BEFORE)}) AS {alias}"
+
     def source(self, state: str, *, alias: str | None = None) -> str:
         """Return what to put behind FROM or JOIN for a state, beside the live table."""
         name = alias or ALIASES[state]
-        width, size = range(len(self.columns)), range(len(self.key))
+        size = range(len(self.key))
         if state == LIVE and self.live is not None:
             keys = [f"t.{quoted(c.sides[LIVE].name)} AS k{at}" for at, c in enumerate(self.key)]
             values = [f"{c.image(LIVE, 't')} AS c{at}" for at, c in enumerate(self.columns)]
             return f"(SELECT {', '.join([*keys, *values])} {self.rows_in(LIVE)}) AS {name}"
         taken = [f"{self.typed_key(at, f'k{at}')} AS k{at}" for at in size]
-        taken += [f"c{at}" for at in width] + ([] if self.key else ["copies"])
+        for at, column in enumerate(self.columns):
+            is_as_is = self._is_staged_as_is(column)
+            taken.append(f'(c{at})::text COLLATE "C" AS c{at}' if is_as_is else f"c{at}")
+        taken += [] if self.key else ["copies"]
         if state in self.sides:
             return f"(SELECT {', '.join(taken)} FROM {self.staged(state)}) AS {name}"
         # Without the table there are no rows, but they have the types of those before.

@@ -23,10 +23,11 @@ from typing import Any
 from pitr.diff.sql import POSTGRES, RowSource, class_sql
 from pitr.postgres.diff.alignment import AFTER, ALIASES, BEFORE, LIVE, AlignedTable
 from pitr.postgres.diff.candidates import Buckets, Limits, find_candidates
+from pitr.postgres.diff.copying import CopiedRows
 from pitr.postgres.diff.narrowing import find_written
 from pitr.postgres.diff.staging import stage, stage_written
 from pitr.postgres.diff.states import States, align_table
-from pitr.postgres.diff.wide import WIDE, is_wide, wide_column, wide_columns, wide_live, wide_source
+from pitr.postgres.diff.wide import WIDE, wide_column, wide_columns, wide_live, wide_source
 from pitr.postgres.tables.definition import Creation
 from pitr.postgres.tables.name import TableName
 from pitr.postgres.tables.session import Connection, rows_of, run
@@ -45,7 +46,8 @@ class ClassifiedTable:
     `key` and `columns` are live names, `key_<n>` of `rows_table` and character n of its mask in
     their order. `creation` is how the table was made anew, or why it was not, where that was asked
     for. `buckets` are those that checksums told to look at, `is_narrowed` says that the WAL told
-    which blocks to; `where` is the condition that chose rows of before.
+    which blocks to; `where` is the condition that chose rows of before. `staged` is what the rows
+    of before came to when they were staged, where that is known.
     """
 
     aligned: AlignedTable
@@ -55,6 +57,7 @@ class ClassifiedTable:
     where: str | None = None
     creation: Creation | None = None
     is_narrowed: bool = False
+    staged: CopiedRows | None = None
 
     @property
     def name(self) -> str:
@@ -108,18 +111,21 @@ def classify_table(states: States, index: int, name: TableName, limits: Limits) 
     table = align_table(states, index, name)
     written = find_written(states, table, limits.narrowed_bytes)
     if written is not None:
-        stage_written(states, table, written)
+        staged = stage_written(states, table, written)
         found = classify_staged(states.live, table, None, where=states.where)
-        return replace(found, is_narrowed=True)
+        return replace(found, is_narrowed=True, staged=staged)
     buckets = find_candidates(states, table, limits)
-    stage(states, table, buckets)
-    return classify_staged(states.live, table, buckets, where=states.where)
+    staged = stage(states, table, buckets)
+    found = classify_staged(states.live, table, buckets, where=states.where)
+    return replace(found, staged=staged)
 
 
 def classify_again(live: Connection, table: ClassifiedTable) -> ClassifiedTable:
     """Classify the same staged rows beside live as it is now."""
     again = classify_staged(live, table.aligned, table.buckets, where=table.where)
-    return replace(again, creation=table.creation, is_narrowed=table.is_narrowed)
+    return replace(
+        again, creation=table.creation, is_narrowed=table.is_narrowed, staged=table.staged
+    )
 
 
 def classify_staged(
@@ -167,7 +173,7 @@ def _warnings(table: AlignedTable, where: str | None) -> tuple[str, ...]:
 
 def _by_key(table: AlignedTable, where: str | None) -> str:
     """Return the SELECT that classifies: a join of the staged states, and live looked up by key."""
-    width, wide = range(len(table.key)), is_wide(table)
+    width, wide = range(len(table.key)), table.is_wide
     present = {state: f"({alias}.k0 IS NOT NULL)" for state, alias in ALIASES.items()}
     sources = {state: RowSource(ALIASES[state], present[state]) for state in ALIASES}
     found = class_sql(
@@ -304,7 +310,7 @@ def _key_statement(table: ClassifiedTable) -> str:
         alias = ALIASES[state]
         taken += [f"({alias}.k0 IS NOT NULL)"]
         match = aligned.match(f"{alias}.k{{at}}", "r.key_{at}")
-        if is_wide(aligned):
+        if aligned.is_wide:
             texts = [f"{wide_column(alias, at)}::text" for at in range(len(aligned.columns))]
             taken.append(f"ARRAY[{', '.join(texts)}]::text[]")
             keys = [f"r.key_{at}" for at in range(len(aligned.key))]
@@ -316,7 +322,7 @@ def _key_statement(table: ClassifiedTable) -> str:
             continue
         taken += [_shown(f"{alias}.c{at}", c.carried) for at, c in enumerate(aligned.columns)]
         joined += f" LEFT JOIN {aligned.source(state)} ON {match}"
-    if is_wide(aligned):
+    if aligned.is_wide:
         joined += wide_columns(ALIASES[state] for state in states)
         named = [f"{value} AS v{at}" for at, value in enumerate(taken)]
         inner = f"SELECT r.n, {', '.join(named)} FROM {table.rows_table} AS r{joined} OFFSET 0"
@@ -338,7 +344,7 @@ def _diff_row(table: ClassifiedTable, row: Row) -> DiffRow:
     images: dict[str, Row | None] = {}
     at = 2 + size
     for state in (BEFORE, AFTER, LIVE):
-        if state in table.aligned.sides and is_wide(table.aligned):
+        if state in table.aligned.sides and table.aligned.is_wide:
             images[state] = _numbered(table, row[at + 1]) if row[at] else None
             at += 2
         elif state in table.aligned.sides:

@@ -10,7 +10,7 @@ from psycopg import errors
 from pitr.errors import PrivilegeMissing
 from pitr.postgres.diff.alignment import AFTER, BEFORE, LIVE, AlignedTable
 from pitr.postgres.diff.candidates import Buckets
-from pitr.postgres.diff.copying import copy_in, copy_out
+from pitr.postgres.diff.copying import NO_ROWS, CopiedRows, CopyOut, copy_in
 from pitr.postgres.diff.narrowing import WrittenBlocks
 from pitr.postgres.diff.row_versions import (
     Versions,
@@ -26,22 +26,27 @@ from pitr.postgres.tables.name import quoted
 from pitr.postgres.tables.session import Connection, run
 
 
-def stage(states: States, table: AlignedTable, buckets: Buckets | None) -> None:
-    """Copy rows of before, and of after where it is known, over to live.
+def stage(states: States, table: AlignedTable, buckets: Buckets | None) -> CopiedRows:
+    """Copy rows of before, and of after where it is known, over to live; return those of before.
 
     A condition chooses among the rows of before; those of after are all needed, since the damage
     may have changed what the condition asks. Raises psycopg.Error.
     """
     assert states.before is not None
     make_staged(states.live, table)
-    _fill(states.before, states.live, table, BEFORE, buckets, states.where)
+    copied = _fill(states.before, states.live, table, BEFORE, buckets, states.where)
     if states.after is not None and AFTER in table.sides:
         _fill(states.after, states.live, table, AFTER, buckets, None)
     analyze_staged(states.live, table)
+    return copied
 
 
-def stage_written(states: States, table: AlignedTable, written: WrittenBlocks) -> None:
-    """Copy those rows over that are another version in the two states. Raises psycopg.Error."""
+def stage_written(states: States, table: AlignedTable, written: WrittenBlocks) -> CopiedRows:
+    """Copy those rows over that are another version in the two states; return those of before.
+
+    Raises psycopg.Error.
+    """
+    copied = NO_ROWS
     assert states.before is not None
     make_staged(states.live, table)
     other = AFTER if table.after_known else LIVE
@@ -53,11 +58,14 @@ def stage_written(states: States, table: AlignedTable, written: WrittenBlocks) -
             was = read_versions(states.before, before, portion)
             now = read_versions(connection, against, portion)
             rows = _Versions(before, portion, was, differing(was, now, written.xids))
-            _copy_versions(states.before, states.live, table, BEFORE, rows, states.where)
+            copied = copied.plus(
+                _copy_versions(states.before, states.live, table, BEFORE, rows, states.where)
+            )
             if other == AFTER:
                 rows = _Versions(against, portion, now, differing(now, was, written.xids))
                 _copy_versions(connection, states.live, table, AFTER, rows, None)
     analyze_staged(states.live, table)
+    return copied
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,22 +85,32 @@ def _copy_versions(
     state: str,
     rows: _Versions,
     where: str | None,
-) -> None:
+) -> CopiedRows:
+    copied = NO_ROWS
     if not rows.wanted:
-        return
+        return copied
     selects = at_places(rows.source, rows.wanted, where)
     if rows.wanted == rows.seen:
         version = source.info.server_version
         selects = iter([in_blocks(rows.source, rows.ranges, version, where=where)])
     for select in selects:
-        _copy_over(source, live, table, state, f"FROM ({select}) AS t")
+        copied = copied.plus(_copy_over(source, live, table, state, f"FROM ({select}) AS t"))
+    return copied
 
 
 def _copy_over(
     source: Connection, live: Connection, table: AlignedTable, state: str, body: str
-) -> None:
+) -> CopiedRows:
     select = f"SELECT {', '.join(table.taken(state))} {body}"
-    fill_staged(live, table, state, copy_out(source, select))
+    return _copy_rows(source, live, table, state, select)
+
+
+def _copy_rows(
+    source: Connection, live: Connection, table: AlignedTable, state: str, select: str
+) -> CopiedRows:
+    rows = CopyOut(source, select)
+    fill_staged(live, table, state, rows)
+    return rows.copied
 
 
 def make_staged(live: Connection, table: AlignedTable) -> None:
@@ -135,16 +153,15 @@ def _fill(
     state: str,
     chosen: Buckets | None,
     where: str | None,
-) -> None:
+) -> CopiedRows:
     body = table.rows_in(state)
     if where is not None:
         # The condition names the columns of the table alone, and may name the table itself.
         body = f"FROM (SELECT * FROM {table.sides[state].source} WHERE {where}) AS t"
     ending = f" WHERE {chosen.condition(table, state)}" if chosen else ""
     if table.key:
-        _copy_over(source, live, table, state, f"{body}{ending}")
-        return
+        return _copy_over(source, live, table, state, f"{body}{ending}")
     taken = table.taken(state)
     groups = ", ".join(map(str, range(1, len(taken) + 1)))
     select = f"SELECT {', '.join(taken)}, count(*) {body}{ending} GROUP BY {groups}"
-    fill_staged(live, table, state, copy_out(source, select))
+    return _copy_rows(source, live, table, state, select)

@@ -18,17 +18,9 @@ from pitr.errors import SourceUnusable
 from pitr.postgres.diff.alignment import ALIASES, BEFORE, LIVE, AlignedTable
 from pitr.postgres.tables.name import quoted
 
-# Far below what can be: of 1200 the server plans for seconds, as if each could be left out.
-_JOINED_COLUMNS_MAX = 600
 _TABLE_COLUMNS_MAX = 1600  # MaxHeapAttributeNumber, src/include/access/htup_details.h
 # Beside the content that names rows without a key: number, class, mask, reason, copies.
 _OWN_COLUMNS = 5
-
-
-def is_wide(table: AlignedTable) -> bool:
-    """Return whether the states of the table have too many columns to be joined as they are."""
-    width = 1 + len(table.key) + len(table.columns)
-    return bool(table.key) and width * (2 + table.after_known) > _JOINED_COLUMNS_MAX
 
 
 def check_width(table: AlignedTable) -> None:

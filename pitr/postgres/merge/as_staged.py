@@ -14,7 +14,7 @@ from psycopg import errors
 
 from pitr.postgres.diff.alignment import BEFORE, SharedColumn
 from pitr.postgres.diff.classified import balanced
-from pitr.postgres.diff.wide import is_wide
+from pitr.postgres.diff.copying import CopiedRows, copied_rows
 from pitr.postgres.merge.planned import PlannedTable
 from pitr.postgres.tables.name import quoted
 from pitr.postgres.tables.session import Connection, pin, run, use_own_path, value_of
@@ -33,15 +33,15 @@ def as_staged(connection: Connection, table: PlannedTable) -> PlannedTable | Non
     """
     if not _is_unaltered(table):
         return None
-    _drop_unrelated(connection, table)
-    table = replace(table, is_as_staged=True)
+    staged = _drop_unrelated(connection, table)
+    table = replace(table, is_as_staged=True, staged=staged)
     return table if _are_taken(connection, table) else None
 
 
 def _is_unaltered(table: PlannedTable) -> bool:
     """Return whether all that is written is inserted, with the values and types that it had."""
     inserted, aligned = table.classes(Action.INSERT), table.aligned
-    if table.keyless or table.values or is_wide(aligned):
+    if table.keyless or table.values or aligned.is_wide:
         return False
     if table.live.kind == "p":  # what single partitions ask may name what only a table has
         return False
@@ -60,17 +60,21 @@ def _has_its_type(column: SharedColumn) -> bool:
     return is_same and own.is_read_as_written
 
 
-def _drop_unrelated(connection: Connection, table: PlannedTable) -> None:
-    aligned = table.aligned
+def _drop_unrelated(connection: Connection, table: PlannedTable) -> CopiedRows | None:
+    """Drop the rows of b that are not written; return what is left, where that can be told."""
+    aligned, staged = table.aligned, table.classified.staged
+    if staged is not None and staged.rows == sum(table.classified.counts.values()):
+        return staged  # no row is in r that is not in b: all that is written is inserted
     size = range(len(aligned.key))
     match = aligned.agree(
         [f"({aligned.typed_key(at, f's.k{at}')})" for at in size], [f"r.key_{at}" for at in size]
     )
-    run(
+    dropped = copied_rows(
         connection,
         f"DELETE FROM {aligned.staged(BEFORE)} AS s WHERE NOT EXISTS"
-        f" (SELECT FROM {table.rows} AS r WHERE {match})",
+        f" (SELECT FROM {table.rows} AS r WHERE {match}) RETURNING {table.staged_taken}",
     )
+    return staged.without(dropped) if staged is not None else None
 
 
 def _are_taken(connection: Connection, table: PlannedTable) -> bool:

@@ -12,7 +12,8 @@ the number of its copies.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -21,7 +22,7 @@ import zstandard
 from pitr.durable import publish_new, temporary_beside, write_new
 from pitr.errors import Corrupt, PlanStale
 from pitr.postgres.diff.alignment import AFTER, BEFORE, LIVE, AlignedTable, SharedColumn
-from pitr.postgres.diff.copying import copy_out
+from pitr.postgres.diff.copying import CopiedRows, CopyOut
 from pitr.postgres.merge.planned import PlannedTable
 from pitr.postgres.tables.definition import Table
 from pitr.postgres.tables.name import TableName
@@ -86,19 +87,25 @@ class Images:
         """Write the rows that will be updated or deleted. Raises psycopg.Error, OSError."""
         self._save(BEFORE, Action.UPDATE, Action.DELETE)
 
-    def save_if(self, table: PlannedTable, rows: int, source: str) -> bool:
-        """Write the rows of a table as they are now, if `source` has as many of them.
+    def takes_as_staged(self, table: PlannedTable) -> bool:
+        """Return whether the rows of a table are saved in the form in which b has them."""
+        return self._aligned[self._tables.index(table)].taken(LIVE) == table.aligned.taken(LIVE)
+
+    def save_if(
+        self, table: PlannedTable, source: str, is_right: Callable[[CopiedRows], bool]
+    ) -> bool:
+        """Write the rows of a table as they are now, if what `source` has comes to what is right.
 
         That is what stands behind FROM, with the live rows as `l`: what was read back, so that it
-        need not be read again. Without effect if there are more or fewer. What was saved before, of
-        an attempt that was taken back, is no more.
+        need not be read again. Without effect if it is not right. What was saved before, of an
+        attempt that was taken back, is no more.
         """
         at = self._tables.index(table)
         taken = ", ".join(self._aligned[at].taken(LIVE, "l"))
         path = _file(self._folder, at, AFTER)
         self._saved.discard(table.rows)
         path.unlink(missing_ok=True)
-        if self._write(path, f"SELECT {taken} FROM {source}") != rows:
+        if not is_right(self._write(path, f"SELECT {taken} FROM {source}")):
             path.unlink()
             return False
         self._saved.add(table.rows)
@@ -117,22 +124,11 @@ class Images:
                 select = _select(table, aligned, table.acting(*actions))
                 self._write(_file(self._folder, at, state), select)
 
-    def _write(self, path: Path, select: str) -> int:
-        """Write the rows of a SELECT; return how many they are."""
-        counted = _Counted(copy_out(self._connection, select))
-        _write_compressed(path, counted)
-        return counted.rows
-
-
-class _Counted:
-    """The pieces of a COPY, and `rows` once they are over."""
-
-    def __init__(self, pieces: Generator[bytes, None, int]) -> None:
-        self._pieces = pieces
-        self.rows = 0
-
-    def __iter__(self) -> Iterator[bytes]:
-        self.rows = yield from self._pieces
+    def _write(self, path: Path, select: str) -> CopiedRows:
+        """Write the rows of a SELECT; return what they come to."""
+        rows = CopyOut(self._connection, select)
+        _write_compressed(path, rows)
+        return rows.copied
 
 
 def _select(table: PlannedTable, aligned: AlignedTable, acting: str) -> str:
@@ -221,17 +217,11 @@ def align_image(connection: Connection, index: int, image: ImageTable) -> Aligne
     aligned = image_table(index, live, image.key)
     chosen = [column for column in aligned.columns if column.name in known]
     chosen.sort(key=lambda column: image.columns.index(column.name))
-    found = AlignedTable(
-        index=index,
-        sides=aligned.sides,
-        after_known=True,
-        key=aligned.key,
-        columns=tuple(chosen),
-        drift=SchemaDrift(),
-    )
-    if found.staged_columns() != image.staged:
-        raise _changed(name, "a type is another one")
-    return found
+    found = replace(aligned, columns=tuple(chosen))
+    for one in (found, replace(found, is_text_only=True)):
+        if one.staged_columns() == image.staged:
+            return one
+    raise _changed(name, "a type is another one")
 
 
 def _changed(name: TableName, what: str) -> PlanStale:

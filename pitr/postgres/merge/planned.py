@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pitr.merge.blocking import KEYS_SHOWN
 from pitr.postgres.diff.alignment import BEFORE, LIVE, AlignedTable, SharedColumn
 from pitr.postgres.diff.classified import ClassifiedTable, balanced
+from pitr.postgres.diff.copying import CopiedRows
 from pitr.postgres.tables.definition import Column, ColumnSequence, Table
 from pitr.postgres.tables.name import quoted
 from pitr.postgres.tables.session import Connection, rows_of, run, value_of
@@ -39,14 +40,16 @@ class PlannedTable:
     """One table of a plan; `live` is there, or the table is blocked and no row of it is written.
 
     `values` are columns added since, with SQL over the row as it was. `is_as_staged`: every row is
-    to be inserted as it was, and b has no other rows, so that x needs no table of its own.
-    `left_out` has how many rows of each class have a reason against them, once that is settled.
+    to be inserted as it was, and b has no other rows, so that x needs no table of its own. `staged`
+    is what these rows came to when they were staged, where that is known. `left_out` has how many
+    rows of each class have a reason against them, once that is settled.
     """
 
     classified: ClassifiedTable
     actions: Mapping[RowClass, Action]
     values: tuple[tuple[str, str], ...] = ()
     is_as_staged: bool = False
+    staged: CopiedRows | None = None
     left_out: Mapping[RowClass, int] = field(default_factory=dict)
 
     @property
@@ -92,10 +95,20 @@ class PlannedTable:
             return self._staged()
         return f"pg_temp.pitr_become_{self.aligned.index}"
 
+    @property
+    def staged_taken(self) -> str:
+        """Return the list of the columns of b, here `s`, in the form in which its rows came."""
+        return ", ".join(f"s.{name}" for name, _ in self.aligned.staged_columns())
+
+    @property
+    def staged_rows(self) -> str:
+        """Return a SELECT of the rows of b in that form."""
+        return f"SELECT {self.staged_taken} FROM {self.aligned.staged(BEFORE)} AS s"
+
     def _staged(self, number: str = "", condition: str = "") -> str:
         taken = [f"{value} AS {quoted(name)}" for name, value in self.restored("y")]
         taken += [f"{number} AS {NUMBER}"] if number else []
-        source = self.aligned.source(BEFORE, alias="y")
+        source = self.aligned.staged_source("y")
         return f"(SELECT {', '.join(taken)} FROM {source}{condition})"
 
     @property

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pitr.diff.sql import POSTGRES
-from pitr.postgres.diff.alignment import BEFORE, LIVE
-from pitr.postgres.diff.classified import balanced
+from pitr.postgres.diff.copying import CopiedRows, copied_rows
 from pitr.postgres.merge.images import Images
 from pitr.postgres.merge.planned import PlannedTable
 from pitr.postgres.merge.writability import owned_columns
@@ -30,7 +28,7 @@ def verify_written(
     """
     warnings: list[str] = []
     for table in tables:
-        if table.keyless or _is_saved_exact(table, images):
+        if table.keyless or _is_saved_exact(connection, table, images):
             continue
         for action in (Action.INSERT, Action.UPDATE):
             if table.classes(action):
@@ -42,33 +40,24 @@ def verify_written(
     return warnings
 
 
-def _is_saved_exact(table: PlannedTable, images: Images) -> bool:
+def _is_saved_exact(connection: Connection, table: PlannedTable, images: Images) -> bool:
     """Return whether all that was written are rows of `x`, live is these, and they are saved."""
     if not table.is_inserted_whole or not table.classes(Action.INSERT):
         return False
-    if table.is_as_staged:
-        source = f"({_staged_and_live(table)}) AS l"
-    else:
-        names = [quoted(column.name) for column in table.aligned.key]
-        key = table.aligned.agree([f"l.{name}" for name in names], [f"x.{name}" for name in names])
-        source = f"{table.become} AS x JOIN {table.live.source} AS l ON {key}"
-        source += f" WHERE {_equal(table, table.insert_columns)}"
-    return images.save_if(table, table.written(Action.INSERT), source)
+    if table.is_as_staged and images.takes_as_staged(table):
+        # Compared by what they add up to, with a join of keys alone, whose small side is hashed.
+        staged = table.staged or copied_rows(connection, table.staged_rows)
+        named = f"EXISTS (SELECT FROM {table.rows} AS r WHERE {table.same_key()})"
+        return images.save_if(table, f"{table.live.source} AS l WHERE {named}", staged.__eq__)
+    names = [quoted(column.name) for column in table.aligned.key]
+    key = table.aligned.agree([f"l.{name}" for name in names], [f"x.{name}" for name in names])
+    source = f"{table.become} AS x JOIN {table.live.source} AS l ON {key}"
+    source += f" WHERE {_equal(table, table.insert_columns)}"
 
+    def are_all(rows: CopiedRows) -> bool:
+        return rows.rows == table.written(Action.INSERT)
 
-def _staged_and_live(table: PlannedTable) -> str:
-    """Return a SELECT of the rows of b that are the same images live, by their carried values.
-
-    They are compared as when they were classified, so that none has to be made of its text again.
-    """
-    aligned = table.aligned
-    values = {column.name: value for column, value in table.carried()}
-    values |= {column.name: f"b.k{at}" for at, column in enumerate(aligned.key)}  # in their types
-    taken = ", ".join(f"{value} AS {quoted(name)}" for name, value in values.items())
-    same = [POSTGRES.equal(f"l.c{at}", f"b.c{at}") for at in range(len(aligned.columns))]
-    match = aligned.match("l.k{at}", "b.k{at}")
-    joined = f"{aligned.source(BEFORE)} JOIN {aligned.source(LIVE)} ON {match}"
-    return f"SELECT {taken} FROM {joined} WHERE {balanced(same, 'AND') if same else 'TRUE'}"
+    return images.save_if(table, source, are_all)
 
 
 def _verify(connection: Connection, table: PlannedTable, action: Action) -> list[str]:
