@@ -470,15 +470,3 @@ def format_age(microseconds: int) -> str:
 
 def _two_units(large: int, large_unit: str, small: int, small_unit: str) -> str:
     return f"{large} {large_unit} {small} {small_unit}" if small else f"{large} {large_unit}"
-
-
-def parse_duration(text: str) -> int:
-    """Return the microseconds of an option such as `30d`, `6h`, `10m`. Raises UsageError."""
-    try:
-        return parse_duration_us(text)
-    except ValueError as error:
-        raise UsageError(
-            f"length of time is not understood: {text!r}",
-            detail=str(error),
-            hint="Write it as in '30d', '6h', '10m', '90s' or '250ms'.",
-        ) from None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import secrets
-import time
 import unicodedata
 import uuid
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,7 @@ import xxhash
 from pitr.archive.document import FORMAT_VERSION, decode_document, encode_document, newer_format
 from pitr.archive.object import SEALED_MAGIC
 from pitr.archive.store import ObjectExists, Store, find_object
+from pitr.clock import now_us
 from pitr.errors import (
     ArchiveLacks,
     CorruptObject,
@@ -67,7 +67,7 @@ def create_or_adopt(store: Store, *, engine: str, identity: dict[str, str]) -> I
     PreconditionFailed for an archive of a newer format.
     """
     probe_conditional_put(store)
-    wanted = Identity(uuid.uuid4().hex, engine, identity, time.time_ns() // 1000)
+    wanted = Identity(uuid.uuid4().hex, engine, identity, now_us())
     try:
         store.put_new(IDENTITY_KEY, encode_document(_IDENTITY_KIND, wanted))
     except ObjectExists:

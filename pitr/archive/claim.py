@@ -16,8 +16,8 @@ from enum import StrEnum
 
 from pitr.archive.document import decode_document, encode_document
 from pitr.archive.holder import Holder, is_alive, this_process
-from pitr.archive.lease import now_us
 from pitr.archive.store import Store
+from pitr.clock import now_us
 from pitr.errors import ObjectMissing, PreconditionFailed, StoreUnusable
 
 PREFIX = "claim/"

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
-import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -33,6 +32,7 @@ from pitr.archive.sealing import (
     wrap,
 )
 from pitr.archive.store import ObjectExists, ObjectInfo, Store
+from pitr.clock import now_us
 from pitr.errors import CorruptObject, NotConfigured, PreconditionFailed, WrongKey
 
 PREFIX = "key/"
@@ -259,7 +259,7 @@ def _encode(serial: int, ring: Keyring, secret: Secret) -> tuple[str, bytes]:
     is_phrase = secret.method is Method.PASSPHRASE
     head = _Wrapped(
         serial=serial,
-        created_us=time.time_ns() // 1000,
+        created_us=now_us(),
         method=secret.method,
         scrypt=_Scrypt(_SCRYPT_N, _SCRYPT_R, _SCRYPT_P) if is_phrase else None,
         salt=secrets.token_hex(_SALT_BYTES),

@@ -22,6 +22,7 @@ from datetime import UTC, datetime
 from pitr.archive.document import decode_document, encode_document
 from pitr.archive.holder import Holder, is_alive, this_process
 from pitr.archive.store import ObjectExists, ObjectInfo, Store
+from pitr.clock import now_us
 from pitr.errors import ArchiveHeld, CorruptObject, ObjectMissing
 from pitr.vocabulary.event import Event, Level, OnEvent
 
@@ -127,11 +128,6 @@ class Lease:
         self.check()
         self._store.put(_key(state.epoch), encode_document(_KIND, state))
         self._state = state
-
-
-def now_us() -> int:
-    """Return this machine's time in microseconds since the epoch, UTC."""
-    return time.time_ns() // 1000
 
 
 def acquire_when_free(

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import click
 
-from pitr.cli.options import json_option, settings_of, source_options
+from pitr.cli.options import json_option, quantity, settings_of, source_options
 from pitr.cli.progress import Reporter
 from pitr.cli.render import bytes_text, emit, emit_json
-from pitr.errors import UsageError
 from pitr.operations.backup import BackupOutcome, BackupWish
 from pitr.operations.backup import backup as back_up
 from pitr.target_text import format_local, format_time
@@ -38,7 +37,10 @@ def backup(
     Only what changed is stored anew: what the archive holds already is referred to. Legal with
     and without a running capture. On PostgreSQL a base backup over the replication protocol.
     """
-    wish = BackupWish(is_fast=checkpoint == "fast", rate_bytes=_rate(max_rate))
+    rate = None
+    if max_rate is not None:
+        rate = quantity("--max-rate", max_rate, parse_size_bytes, "50MB")
+    wish = BackupWish(is_fast=checkpoint == "fast", rate_bytes=rate)
     settings = settings_of(config, source, archive)
     outcome = back_up(settings, wish, Reporter(as_json=as_json).report)
     if as_json:
@@ -57,16 +59,3 @@ def _json(outcome: BackupOutcome) -> dict[str, object]:
             {"file": file, "begin": begin, "end": end} for file, begin, end in outcome.damaged
         ],
     }
-
-
-def _rate(text: str | None) -> int | None:
-    if text is None:
-        return None
-    try:
-        return parse_size_bytes(text)
-    except ValueError as error:
-        raise UsageError(
-            f"rate is not understood: {text!r}",
-            detail=str(error),
-            hint="Write, for example, --max-rate 50MB.",
-        ) from None

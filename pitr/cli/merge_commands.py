@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import click
 
-from pitr.cli.options import json_option, settings_of, source_options
+from pitr.cli.options import json_option, quantity, settings_of, source_options
 from pitr.cli.render import SCHEMA, emit, emit_json, json_value, note, table_text, text_value
 from pitr.cli.settled import report_settled
 from pitr.config import Settings
@@ -138,10 +138,7 @@ def _set_column(text: str) -> tuple[str, str]:
 
 
 def _seconds(option: str, text: str) -> float:
-    try:
-        return parse_duration_us(text) / 1_000_000
-    except ValueError as error:
-        raise UsageError(f"{option} {text} is not understood", detail=str(error)) from None
+    return quantity(option, text, parse_duration_us, "10s") / 1_000_000
 
 
 def _limits(lock_timeout: str, statement_timeout: str | None) -> dict[str, float]:

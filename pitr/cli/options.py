@@ -11,8 +11,10 @@ from typing import Any, TypeVar
 import click
 
 from pitr.config import Settings, resolve_settings
+from pitr.errors import UsageError
 
 F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
 
 _KEY_FILE = "pitr.key_file"
 TARGET_FORMS = "'2026-11-22 14:03', '10m', commit:N or xid:N, before:commit:N, name:MARK, latest"
@@ -124,3 +126,15 @@ def settings_of(
         environ=os.environ,
         cwd=Path.cwd(),
     )
+
+
+def quantity(option: str, text: str, parse: Callable[[str], T], example: str) -> T:
+    """Return the value of an option that is a size or a length of time. Raises UsageError."""
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise UsageError(
+            f"{option} is not understood: {text!r}",
+            detail=str(error),
+            hint=f"Write, for example, '{option} {example}'.",
+        ) from None

@@ -20,8 +20,8 @@ from pitr.cli.render import (
     time_header,
 )
 from pitr.cli.unread import ended_when_unread
+from pitr.clock import now_us
 from pitr.errors import UsageError
-from pitr.operations.clock import now_us
 from pitr.operations.history import LogRequest, log_transactions
 from pitr.operations.sql import query_past
 from pitr.operations.when import find_row

@@ -7,7 +7,7 @@ import sys
 import threading
 
 from pitr.cli.render import SCHEMA, bytes_text, note
-from pitr.operations.clock import now_us
+from pitr.clock import now_us
 from pitr.target_text import format_time
 from pitr.vocabulary.event import Event, Level
 

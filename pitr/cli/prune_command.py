@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from pitr.cli.options import json_option, settings_of, source_options
+from pitr.cli.options import json_option, quantity, settings_of, source_options
 from pitr.cli.render import (
     bytes_text,
     count_text,
@@ -57,7 +57,9 @@ def prune(
     nothing that is kept, and the next one removes what it left.
     """
     wish = PruneWish(
-        keep_us=_duration_us(keep) if keep else None, keep_bases=keep_bases, keep_marks=keep_marks
+        keep_us=None if keep is None else quantity("--keep", keep, parse_duration_us, "30d"),
+        keep_bases=keep_bases,
+        keep_marks=keep_marks,
     )
     if wish.keep_us is None and wish.keep_bases is None:
         raise UsageError(
@@ -70,17 +72,6 @@ def prune(
         emit_json(_document(outcome))
     else:
         _show(outcome)
-
-
-def _duration_us(text: str) -> int:
-    try:
-        return parse_duration_us(text)
-    except ValueError as error:
-        raise UsageError(
-            f"--keep is not understood: {text!r}",
-            detail=str(error),
-            hint="Write, for example, '--keep 30d'.",
-        ) from None
 
 
 def _document(outcome: PruneOutcome) -> dict[str, object]:

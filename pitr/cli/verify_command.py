@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 import click
 
-from pitr.cli.options import json_option, settings_of, source_options
+from pitr.cli.options import json_option, quantity, settings_of, source_options
 from pitr.cli.progress import Reporter
 from pitr.cli.render import bytes_text, count_text, emit, emit_json, table_text
 from pitr.errors import UsageError
@@ -61,7 +61,7 @@ def verify(
     wish = DrillWish(
         tables=tables,
         seed=new_seed() if seed is None else seed,
-        whole_bytes_max=_size(whole_up_to),
+        whole_bytes_max=None if whole_up_to is None else _bytes_max(whole_up_to),
     )
     done = verify_and_record(settings)
     _warn(done.unrecorded, reporter)
@@ -79,17 +79,8 @@ def verify(
         click.get_current_context().exit(1)
 
 
-def _size(text: str | None) -> int | None:
-    if text is None:
-        return None
-    try:
-        return 0 if text == "0" else parse_size_bytes(text)
-    except ValueError as error:
-        raise UsageError(
-            f"size is not understood: {text!r}",
-            detail=f"{error}",
-            hint="Write, for example, --whole-up-to 50GB.",
-        ) from None
+def _bytes_max(text: str) -> int:
+    return 0 if text == "0" else quantity("--whole-up-to", text, parse_size_bytes, "50GB")
 
 
 def _warn(unrecorded: str | None, reporter: Reporter) -> None:

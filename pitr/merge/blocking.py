@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from pitr.vocabulary.plan import Blocker, BlockerKind, MergeOptions, Resolution, TablePlan
@@ -31,6 +31,20 @@ def combined(blockers: Sequence[Blocker]) -> tuple[Blocker, ...]:
             )
         found[place] = one
     return tuple(found.values())
+
+
+def find_refused(find: Callable[[], list[Blocker]], resolution: Resolution) -> list[Blocker]:
+    """Return the blockers of rows that other rows keep out, which `find` leaves out as it goes.
+
+    A row that is left out stays as it is, holds what it holds and is no parent to others: so again,
+    until nothing new is found; once is enough where the first already blocks.
+    """
+    blockers: list[Blocker] = []
+    while found := find():
+        blockers += found
+        if resolution is Resolution.BLOCKS:
+            break
+    return blockers
 
 
 def too_many_rows(options: MergeOptions, tables: Sequence[TablePlan]) -> list[Blocker]:

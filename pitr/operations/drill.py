@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from pitr.archive.verification import Proof, VerificationRecord, last_verification
+from pitr.clock import now_us
 from pitr.config import Settings
-from pitr.operations.clock import now_us
 from pitr.operations.engine import engine_of_archive, wired
 from pitr.operations.opening import open_archive_store
 from pitr.operations.verify import recorded

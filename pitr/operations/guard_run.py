@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from pitr.archive.archive import Mark
+from pitr.clock import now_us
 from pitr.config import Settings
 from pitr.errors import Interrupted, PitrError, PreconditionFailed
 from pitr.operations.capture import is_captured, mark
-from pitr.operations.clock import now_us
 from pitr.operations.engine import engine_of_source, wired
 from pitr.operations.guard_current import not_current
 from pitr.operations.guard_losses import (

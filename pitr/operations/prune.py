@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from pitr.clock import now_us
 from pitr.config import Settings
-from pitr.operations.clock import now_us
 from pitr.operations.engine import engine_of_archive, wired
 
 

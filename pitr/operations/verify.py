@@ -6,9 +6,9 @@ import time
 from dataclasses import dataclass
 
 from pitr.archive.verification import Proof, VerificationRecord, write_verification
+from pitr.clock import now_us
 from pitr.config import Settings
 from pitr.errors import StoreUnusable
-from pitr.operations.clock import now_us
 from pitr.operations.engine import engine_of_archive, wired
 from pitr.operations.opening import open_archive_store
 from pitr.vocabulary.damage import Damage

@@ -16,8 +16,9 @@ import pytest
 from pitr.archive.archive import create_or_adopt
 from pitr.archive.document import encode_document
 from pitr.archive.holder import Holder, this_process
-from pitr.archive.lease import LeaseState, acquire, is_live, now_us, read_newest_lease
+from pitr.archive.lease import LeaseState, acquire, is_live, read_newest_lease
 from pitr.archive.store import Store
+from pitr.clock import now_us
 from pitr.errors import ArchiveHeld, CorruptObject
 from tests.contract.conftest import StoreMaker
 

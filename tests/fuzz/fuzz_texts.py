@@ -10,12 +10,14 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
+from pitr.cli.options import quantity
 from pitr.config import load
 from pitr.errors import PitrError
 from pitr.postgres.statement.reading import read_statement
 from pitr.source_text import database_of, parse_archive, parse_source
 from pitr.sqlite.statement.tokens import fault_of, statement_tokens
-from pitr.target_text import parse_duration, parse_target
+from pitr.target_text import parse_target
+from pitr.vocabulary.quantity import parse_duration_us
 
 _NOW_US = 1_764_338_400_000_000
 _TARGETS = (
@@ -93,7 +95,7 @@ def _tokens(text: str) -> None:
 
 _READERS: tuple[Callable[[str], object], ...] = (
     lambda text: parse_target(text, now_us=_NOW_US, zone="Europe/Paris"),
-    parse_duration,
+    lambda text: quantity("--keep", text, parse_duration_us, "30d"),
     _source,
     lambda text: parse_archive(text, folder=Path("/srv")),
     lambda text: None,

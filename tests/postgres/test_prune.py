@@ -16,8 +16,8 @@ from pitr.archive.archive import read_mark, read_marks
 from pitr.archive.claim import ClaimKind, claimed
 from pitr.archive.local import LocalStore
 from pitr.archive.store import Store
+from pitr.clock import now_us
 from pitr.errors import PreconditionFailed
-from pitr.operations.clock import now_us
 from pitr.postgres.backup import chunks
 from pitr.postgres.base.archive import BaseArchive
 from pitr.postgres.base.object import BASE_PREFIX, PACK_PREFIX

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from pitr.clock import now_us
 from pitr.sqlite.capture.handover import WalFollower
-from pitr.sqlite.capture.seen import Discontinuity, PollClock, SeenCommit, now_us
+from pitr.sqlite.capture.seen import Discontinuity, PollClock, SeenCommit
 from pitr.sqlite.capture.source import Source
 from pitr.sqlite.pagelog.segment import WalMark
 from tests.sqlite.capture_world import App

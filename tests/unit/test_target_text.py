@@ -21,7 +21,6 @@ from pitr.target_text import (
     format_local,
     format_time,
     machine_zone_name,
-    parse_duration,
     parse_target,
 )
 from pitr.vocabulary.position import CommitNumber, Lsn
@@ -569,14 +568,3 @@ AGES = [
 def test_format_age_shows_the_units_that_matter(microseconds: int, text: str) -> None:
     """An age is short enough to read and rounded down."""
     assert format_age(microseconds) == text
-
-
-def test_parse_duration_reads_options_and_refuses_the_rest() -> None:
-    """`--keep 30d` and the like; a bare number, a sign or 'ago' is a usage error."""
-    assert parse_duration("30d") == 30 * DAY_US
-    assert parse_duration("6h") == 6 * HOUR_US
-    assert parse_duration("250ms") == 250_000
-    for text in ("30", "-30d", "30d ago", "1.5h", "", "d"):
-        with pytest.raises(UsageError) as caught:
-            parse_duration(text)
-        assert "30d" in (caught.value.hint or "")

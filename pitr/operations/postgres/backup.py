@@ -6,11 +6,11 @@ from contextlib import closing
 
 from pitr.archive.archive import open_archive
 from pitr.archive.store import Store
+from pitr.clock import now_us
 from pitr.config import Settings
 from pitr.errors import ArchiveHeld, PitrError, StoreUnusable, UsageError
 from pitr.operations.backup import BackupOutcome, BackupWish
 from pitr.operations.capture import capture_once
-from pitr.operations.clock import now_us
 from pitr.operations.opening import open_archive_store
 from pitr.postgres.backup.run import BackupOptions, back_up
 from pitr.postgres.backup.stream import RATES_KB

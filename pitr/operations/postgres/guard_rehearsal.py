@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 
+from pitr.clock import now_us
 from pitr.config import Settings
 from pitr.errors import PitrError, UsageError
-from pitr.operations.clock import now_us
 from pitr.operations.guard_check import in_file
 from pitr.operations.guard_current import not_current
 from pitr.operations.guard_losses import TableLoss, losses_of

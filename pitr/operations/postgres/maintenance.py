@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from pitr.archive.store import Store
+from pitr.clock import now_us
 from pitr.errors import ArchiveLacks, PitrError
-from pitr.operations.clock import now_us
 from pitr.postgres.index.compaction import compact_index
 from pitr.postgres.index.upkeep import complete_index
 from pitr.postgres.wal_store.archive import WalArchive

@@ -11,8 +11,8 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pitr.clock import now_us
 from pitr.config import Settings
-from pitr.operations.clock import now_us
 from pitr.operations.merge import Confirm, MergeResult, MergeWish, unheard
 from pitr.operations.postgres.comparing import open_recovery
 from pitr.operations.postgres.plan import plan_request

@@ -8,9 +8,9 @@ from functools import partial
 from pitr.archive.archive import Identity, open_archive, read_mark
 from pitr.archive.lease import LeaseState, read_newest_lease
 from pitr.archive.store import Store
+from pitr.clock import now_us
 from pitr.config import Settings
 from pitr.errors import ArchiveGap, ArchiveLacks, CorruptObject
-from pitr.operations.clock import now_us
 from pitr.operations.opening import open_archive_store
 from pitr.operations.postgres.reachable import gap_around, in_gap
 from pitr.postgres.base.archive import BaseArchive

@@ -10,9 +10,9 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+from pitr.clock import now_us
 from pitr.config import Settings
 from pitr.errors import UsageError
-from pitr.operations.clock import now_us
 from pitr.operations.postgres.absence import absence_explained
 from pitr.operations.postgres.bases import nearest_base
 from pitr.operations.postgres.reading import open_reading

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 
+from pitr.clock import now_us
 from pitr.config import Settings
 from pitr.errors import UsageError
-from pitr.operations.clock import now_us
 from pitr.operations.postgres.absence import absence_explained
 from pitr.operations.postgres.restore import DATABASE, find_way
 from pitr.operations.postgres.sidecar import kept_server

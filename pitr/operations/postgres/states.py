@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from pitr.clock import now_us
 from pitr.config import Settings
-from pitr.operations.clock import now_us
 from pitr.operations.postgres.bases import nearest_base
 from pitr.operations.postgres.reading import Reading
 from pitr.operations.postgres.sidecar import new_sidecar, server_tools

@@ -10,9 +10,9 @@ from pitr.archive.archive import Identity, open_archive, read_marks
 from pitr.archive.lease import LeaseState, is_live, read_newest_lease
 from pitr.archive.store import Store
 from pitr.archive.verification import Proof, last_verification
+from pitr.clock import now_us
 from pitr.config import Settings
 from pitr.errors import CorruptObject, PitrError
-from pitr.operations.clock import now_us
 from pitr.operations.opening import open_archive_store
 from pitr.operations.status import Base, Gap, SlotState, Status, TimelineState
 from pitr.postgres.base.archive import BaseArchive

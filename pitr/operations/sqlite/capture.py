@@ -16,9 +16,9 @@ from pitr.archive.archive import (
 )
 from pitr.archive.lease import LeaseState, is_live, read_live_lease, read_newest_lease
 from pitr.archive.store import Store
+from pitr.clock import now_us
 from pitr.config import Settings
 from pitr.errors import ArchiveHeld, PreconditionFailed
-from pitr.operations.clock import now_us
 from pitr.operations.opening import open_archive_store
 from pitr.operations.sqlite.maintenance import maintained
 from pitr.sqlite.capture.capture import Capture

@@ -5,9 +5,9 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 
+from pitr.clock import now_us
 from pitr.config import Settings
 from pitr.errors import PitrError, PreconditionFailed, UsageError
-from pitr.operations.clock import now_us
 from pitr.operations.guard_check import in_file
 from pitr.operations.guard_current import not_current
 from pitr.operations.guard_losses import losses_of

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 
 from pitr.archive.archive import read_marks
 from pitr.archive.store import Store
+from pitr.clock import now_us
 from pitr.errors import PitrError
-from pitr.operations.clock import now_us
 from pitr.sqlite.pagelog.compaction import compact
 from pitr.vocabulary.event import Event, Level, OnEvent
 from pitr.vocabulary.position import CommitNumber

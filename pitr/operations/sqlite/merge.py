@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pitr.clock import now_us
 from pitr.config import Settings
 from pitr.errors import PlanStale
-from pitr.operations.clock import now_us
 from pitr.operations.merge import Confirm, MergeResult, MergeWish
 from pitr.operations.sqlite.comparing import open_recovery
 from pitr.operations.sqlite.plan import plan_request

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pitr.archive.archive import Mark, delete_mark, open_archive, read_marks
 from pitr.archive.claim import Claim, ClaimKind, claimed, refuse_others
 from pitr.archive.store import Store
+from pitr.clock import now_us
 from pitr.config import Settings
 from pitr.errors import ObjectMissing
-from pitr.operations.clock import now_us
 from pitr.operations.opening import open_archive_store
 from pitr.operations.prune import PruneOutcome, PruneWish, by_kind, kept_from_us
 from pitr.operations.sqlite.status import bases_of

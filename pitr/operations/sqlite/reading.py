@@ -14,9 +14,9 @@ from pathlib import Path
 from pitr.archive.archive import Identity, open_archive, read_mark
 from pitr.archive.lease import LeaseState, read_newest_lease
 from pitr.archive.store import Store
+from pitr.clock import now_us
 from pitr.config import Settings
 from pitr.errors import CorruptObject, SourceUnusable, UsageError
-from pitr.operations.clock import now_us
 from pitr.operations.opening import open_archive_store
 from pitr.sqlite.capture.live import is_current
 from pitr.sqlite.pagelog.history import PageArchive

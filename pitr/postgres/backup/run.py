@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pitr.archive.archive import Identity
 from pitr.archive.claim import ClaimKind, claimed, wait_for_others
 from pitr.archive.store import Store
+from pitr.clock import now_us
 from pitr.errors import IdentityMismatch, PitrError, PreconditionFailed
 from pitr.postgres.backup.chunks import ChunkWriter
 from pitr.postgres.backup.intake import MANIFEST_CHECKSUMS, Intake, PageLayout
@@ -115,7 +116,7 @@ def back_up(
             chunks = ChunkWriter(known, chunk_seed(identity.archive_id), uploader)
             try:
                 intake = Intake(chunks, server.layout)
-                started_us = _now_us()
+                started_us = now_us()
                 request = BackupRequest(LABEL, options.fast, options.rate_kb, MANIFEST_CHECKSUMS)
                 progress = _Progress(on_event)
                 for message in base_backup(replication, request):
@@ -207,8 +208,8 @@ def _info(
     begun, ended = intake.begun, intake.ended
     assert begun is not None
     assert ended is not None
-    now_us = _now_us()
-    time_text = datetime.fromtimestamp(now_us / 1_000_000, UTC).strftime("%Y%m%dT%H%M%SZ")
+    ended_us = now_us()
+    time_text = datetime.fromtimestamp(ended_us / 1_000_000, UTC).strftime("%Y%m%dT%H%M%SZ")
     return BaseInfo(
         id=f"{time_text}.{ended.timeline:08X}.{ended.end.value:016X}",
         system_identifier=identity.source["system_identifier"],
@@ -217,7 +218,7 @@ def _info(
         start_lsn=str(begun.start),
         end_lsn=str(ended.end),
         started_us=started_us,
-        time_us=now_us,
+        time_us=ended_us,
         label=LABEL,
         superuser=server.superuser,
         from_standby=server.from_standby,
@@ -300,7 +301,3 @@ class _Progress:
         self._on_event(
             Event(Level.PROGRESS, "base backup", detail, done=done, total=total, unit="bytes")
         )
-
-
-def _now_us() -> int:
-    return time.time_ns() // 1000

@@ -11,13 +11,13 @@ from __future__ import annotations
 import itertools
 import re
 import struct
-import time
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from psycopg import pq
 
 from pitr.archive.store import Store
+from pitr.clock import now_us
 from pitr.errors import DatabaseRefused
 from pitr.postgres.live.connection import Connection
 from pitr.postgres.live.replication import ReplicationStream
@@ -160,7 +160,7 @@ def _stream(connection: Connection, begin: Lsn, end: Lsn, timeline: int) -> Iter
                     return
                 yield data
             elif message[0] == _KEEPALIVE and _KEEPALIVE_BODY.unpack(message)[3]:
-                now = time.time_ns() // 1000 - _PROTOCOL_EPOCH_US
+                now = now_us() - _PROTOCOL_EPOCH_US
                 stream.send(_STATUS.pack(b"r", at, 0, 0, now, 0))
     finally:
         stream.cancel()

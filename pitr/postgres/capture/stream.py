@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from psycopg import errors, pq
 
+from pitr.clock import now_us
 from pitr.errors import DatabaseRefused, SourceUnreachable
 from pitr.postgres.live.connection import Connection
 from pitr.postgres.live.replication import ReplicationStream
@@ -109,9 +110,9 @@ class WalStream:
             self._answer()
 
     def _answer(self) -> None:
-        now_us = time.time_ns() // 1000 - _EPOCH_US
+        sent_us = now_us() - _EPOCH_US
         at = self._confirmed.value
-        self._stream.send(_STATUS.pack(b"r", at, at, at, now_us, 0))
+        self._stream.send(_STATUS.pack(b"r", at, at, at, sent_us, 0))
         self._answered_at = time.monotonic()
 
     def _finish(self) -> None:

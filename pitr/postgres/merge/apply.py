@@ -25,6 +25,7 @@ from pathlib import Path
 import psycopg
 from psycopg import errors
 
+from pitr.clock import now_us
 from pitr.errors import DatabaseRefused, PlanStale, SourceUnreachable, SourceUnusable
 from pitr.merge.rules import actions_of
 from pitr.postgres.diff.classified import ClassifiedTable
@@ -247,9 +248,7 @@ def _once(states: States, request: PlanRequest, how: MergeRun, attempt: int) -> 
         locked_seconds=round(time.monotonic() - began, 4),
         attempts=attempt,
         is_written=True,
-        trace=CommitTrace(
-            begin_us=begin_us, end_us=time.time_ns() // 1000, before=f"lsn:{wal_end}"
-        ),
+        trace=CommitTrace(begin_us=begin_us, end_us=now_us(), before=f"lsn:{wal_end}"),
     )
 
 

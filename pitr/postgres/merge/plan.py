@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 from pitr.errors import UsageError
-from pitr.merge.blocking import combined, too_many_rows
+from pitr.merge.blocking import combined, find_refused, too_many_rows
 from pitr.merge.fingerprint import fingerprint
 from pitr.merge.rules import action_counts, actions_of, conflicts_of, resolution_of_rows
 from pitr.postgres.diff.attribution import Attribution
@@ -104,7 +105,7 @@ class _Planner:
         self._find_conflicts(tables)
         family = self._family([table for table in tables if not table.is_missing])
         self._warn_of_children(family)
-        self._find_refused(family)
+        self._blockers += find_refused(partial(self._kept_out, family), self._row_resolution)
         tables = [replace(table, left_out=self._left_out(table)) for table in tables]
         written = [table for table in tables if not table.is_missing]
         return self._prepared(tables, replace(family, tables=written))
@@ -190,22 +191,11 @@ class _Planner:
                         f" have forgotten them (ON DELETE {how}); --with-children brings them back"
                     )
 
-    def _find_refused(self, family: Family) -> None:
-        """Find rows that other rows keep out.
-
-        A row that is left out stays as it is, holds what it holds and is no parent to others: so
-        again, until nothing new is found.
-        """
-        while True:
-            found = [
-                blocker
-                for table in family.tables
-                for blocker in taken_values(self._live, table, self._row_resolution)
-            ]
-            found += find_orphans(self._live, family, self._row_resolution)
-            self._blockers += found
-            if not found or self._row_resolution is Resolution.BLOCKS:
-                return
+    def _kept_out(self, family: Family) -> list[Blocker]:
+        found: list[Blocker] = []
+        for table in family.tables:
+            found += taken_values(self._live, table, self._row_resolution)
+        return found + find_orphans(self._live, family, self._row_resolution)
 
     def _prepared(self, tables: Sequence[PlannedTable], family: Family) -> PreparedPlan:
         request = self._request

@@ -22,9 +22,10 @@ from functools import partial
 
 import apsw
 
+from pitr.clock import now_us
 from pitr.errors import CorruptDatabase
 from pitr.sqlite.capture.difference import LiveImage
-from pitr.sqlite.capture.seen import Discontinuity, Interval, PollClock, SeenCommit, Sink, now_us
+from pitr.sqlite.capture.seen import Discontinuity, Interval, PollClock, SeenCommit, Sink
 from pitr.sqlite.capture.source import BUSY_ATTEMPTS, ReadTransaction, Source, attempt, locked
 from pitr.sqlite.capture.wal_reader import Run, WalReader
 from pitr.sqlite.pagelog.pagemap import CurrentPages

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import apsw
 
+from pitr.clock import now_us
 from pitr.sqlite.capture.difference import LiveImage, differing_pages
-from pitr.sqlite.capture.seen import Discontinuity, PollClock, Sink, now_us
+from pitr.sqlite.capture.seen import Discontinuity, PollClock, Sink
 from pitr.sqlite.capture.source import BUSY_ATTEMPTS, ReadTransaction, Source, locked
 from pitr.sqlite.pagelog.pagemap import CurrentPages
 from pitr.sqlite.pagelog.segment import WalMark

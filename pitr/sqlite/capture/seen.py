@@ -7,10 +7,10 @@ the two.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from pitr.clock import now_us
 from pitr.sqlite.pagelog.segment import WalMark
 
 
@@ -78,8 +78,3 @@ class PollClock:
         found = Interval(min(self._begin_us, self._end_us), self._end_us)
         self._begin_us = before_us
         return found
-
-
-def now_us() -> int:
-    """Return the time in microseconds since the epoch."""
-    return time.time_ns() // 1000

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 
 from pitr.archive.outbox import SPOOL_BYTES_MAX, Outbox
 from pitr.archive.store import Store
+from pitr.clock import now_us
 from pitr.errors import ArchiveLacks, Corrupt
 from pitr.sqlite.capture.capability import has_reset_bug, version_text
 from pitr.sqlite.capture.difference import LiveImage, differing_pages
 from pitr.sqlite.capture.handover import RESET_FRAMES, WAL_BYTES_MAX, WalFollower
 from pitr.sqlite.capture.recorder import Recorder
 from pitr.sqlite.capture.rollback import JournalFollower
-from pitr.sqlite.capture.seen import Discontinuity, PollClock, SeenCommit, now_us
+from pitr.sqlite.capture.seen import Discontinuity, PollClock, SeenCommit
 from pitr.sqlite.capture.source import Source
 from pitr.sqlite.file.file_header import FileHeader, decode_file_header
 from pitr.sqlite.pagelog.history import PageArchive

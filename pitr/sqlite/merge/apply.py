@@ -22,6 +22,7 @@ from dataclasses import dataclass
 
 import apsw
 
+from pitr.clock import now_us
 from pitr.errors import DatabaseRefused, PlanStale
 from pitr.sqlite.merge.digests import live_digest
 from pitr.sqlite.merge.parents import abandoning, violations
@@ -233,9 +234,9 @@ def _traced_commit(
 
     # It takes the place of automatic checkpoints, which are off in this connection.
     connection.set_wal_hook(hear)
-    begin_us = time.time_ns() // 1000
+    begin_us = now_us()
     _commit(connection, prepared, lock_seconds)
-    end_us = time.time_ns() // 1000
+    end_us = now_us()
     return CommitTrace(begin_us=begin_us, end_us=end_us, frame=frames[-1] if frames else None)
 
 

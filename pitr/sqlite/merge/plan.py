@@ -9,12 +9,13 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import apsw
 
 from pitr.errors import ArchiveLacks, Corrupt, StoreUnusable, UsageError
-from pitr.merge.blocking import KEYS_SHOWN, combined, too_many_rows
+from pitr.merge.blocking import KEYS_SHOWN, combined, find_refused, too_many_rows
 from pitr.merge.fingerprint import fingerprint
 from pitr.merge.rules import action_counts, actions_of, conflicts_of, resolution_of_rows
 from pitr.sqlite.diff.attribution import attribute_lost
@@ -156,7 +157,7 @@ class _Planner:
         tables = [self._judged(table) for table in tables]
         self._find_conflicts(tables)
         family = self._gather(tables, classified)
-        self._find_refused(family)
+        self._blockers += find_refused(partial(self._kept_out, family), self._row_resolution)
         tolerated = tolerated_orphans(self._connection, family)
         enforces = family.can_be_enforced() and not tolerated
         enforces = enforces and not has_adopted(self._connection, family)
@@ -339,22 +340,11 @@ class _Planner:
                         self._connection, table, kind, resolution, brought_back=back
                     )
 
-    def _find_refused(self, family: Family) -> None:
-        """Find rows that other rows keep out.
-
-        A row that is left out stays as it is, holds what it holds and is no parent to others: so
-        again, until nothing new is found.
-        """
-        while True:
-            found = [
-                blocker
-                for table in family.tables
-                for blocker in taken_values(self._connection, table, self._row_resolution)
-            ]
-            found += find_orphans(self._connection, family, self._row_resolution)
-            self._blockers += found
-            if not found or self._row_resolution is Resolution.BLOCKS:
-                return
+    def _kept_out(self, family: Family) -> list[Blocker]:
+        found: list[Blocker] = []
+        for table in family.tables:
+            found += taken_values(self._connection, table, self._row_resolution)
+        return found + find_orphans(self._connection, family, self._row_resolution)
 
     def _gather(
         self, tables: Sequence[PlannedTable], classified: Sequence[ClassifiedTable]

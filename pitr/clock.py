@@ -1,4 +1,4 @@
-"""The clock that relative targets count from and that commits are stamped with."""
+"""The machine's clock: targets count from it, commits and leases are stamped by it."""
 
 from __future__ import annotations
 
