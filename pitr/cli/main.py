@@ -76,6 +76,10 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         told = _told(error)
         emit_error(told, as_json=as_json)
         code = told.exit_code
+    # `python -m pitr` would end by SIGINT, whatever is returned, if a Ctrl-C had gone through the
+    # exec() of a text, as when a module with dataclasses is imported late. Another text makes
+    # Python forget that (run_eval_code_obj in Python/pythonrun.c, 3.11 to 3.13).
+    exec("")
     sys.exit(code)
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from threading import Event
@@ -320,3 +321,18 @@ def test_interrupted_command_ends_with_130(folder: Path) -> None:
         _, errors = process.communicate(timeout=WAIT_SECONDS)
 
     assert (process.returncode, errors.splitlines()[-1]) == (130, "error: interrupted")
+
+
+def test_interruption_during_a_late_import_does_not_end_by_a_signal(tmp_path: Path) -> None:
+    """What was caught is over: the exit code is that of the outcome, of `python -m` as well."""
+    (tmp_path / "interrupted.py").write_text(
+        "from pitr.cli.main import main\n"
+        "try:\n    exec('raise KeyboardInterrupt')\nexcept KeyboardInterrupt:\n    pass\n"
+        "main(['--version'])\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-m", "interrupted"],
+        cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=WAIT_SECONDS,
+        check=False,
+    )  # fmt: skip
+    assert (ended.returncode, ended.stdout[:5], ended.stderr) == (0, "pitr,", "")
