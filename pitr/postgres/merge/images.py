@@ -166,7 +166,7 @@ def _write_compressed(path: Path, pieces: Iterable[bytes]) -> None:
     temporary = temporary_beside(path)
     with temporary.open("xb") as file:
         temporary.chmod(0o600)
-        with zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True).stream_writer(
+        with zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True, threads=1).stream_writer(
             file, closefd=False
         ) as writer:
             for piece in pieces:

@@ -14,7 +14,8 @@ from pitr.postgres.merge.planned import PlannedTable
 from pitr.postgres.merge.writability import owned_columns
 from pitr.postgres.merge.writing import suppressed
 from pitr.postgres.tables.name import quoted
-from pitr.postgres.tables.session import Connection, value_of
+from pitr.postgres.tables.session import Connection, rows_of, value_of
+from pitr.postgres.wal.page import PAGE_BYTES
 from pitr.vocabulary.row_class import Action
 
 
@@ -45,10 +46,10 @@ def _is_saved_exact(connection: Connection, table: PlannedTable, images: Images)
     if not table.is_inserted_whole or not table.classes(Action.INSERT):
         return False
     if table.is_as_staged and images.takes_as_staged(table):
-        # Compared by what they add up to, with a join of keys alone, whose small side is hashed.
+        # Compared by what they add up to: a join of whole rows takes three times as long.
         staged = table.staged or copied_rows(connection, table.staged_rows)
-        named = f"EXISTS (SELECT FROM {table.rows} AS r WHERE {table.same_key()})"
-        return images.save_if(table, f"{table.live.source} AS l WHERE {named}", staged.__eq__)
+        written = f"{table.live.source} AS l WHERE {_is_written(connection, table)}"
+        return images.save_if(table, written, staged.__eq__)
     names = [quoted(column.name) for column in table.aligned.key]
     key = table.aligned.agree([f"l.{name}" for name in names], [f"x.{name}" for name in names])
     source = f"{table.become} AS x JOIN {table.live.source} AS l ON {key}"
@@ -58,6 +59,19 @@ def _is_saved_exact(connection: Connection, table: PlannedTable, images: Images)
         return rows.rows == table.written(Action.INSERT)
 
     return images.save_if(table, source, are_all)
+
+
+def _is_written(connection: Connection, table: PlannedTable) -> str:
+    """Return the condition that a live row was put in: by its key, or by who put it in.
+
+    The latter saves a join, where many rows lie in few pages. It also holds of what a trigger put
+    in, and not of what one wrote within an EXCEPTION block: then the sums differ.
+    """
+    if table.live.size_bytes <= table.written(Action.INSERT) * PAGE_BYTES:
+        one = f"(SELECT * FROM {table.rows} LIMIT 1) AS r {table.live_row()}"
+        for (xid,) in rows_of(connection, f"SELECT l.xmin::text FROM {one}"):
+            return f"l.xmin = '{xid}'::xid"
+    return f"EXISTS (SELECT FROM {table.rows} AS r WHERE {table.same_key()})"
 
 
 def _verify(connection: Connection, table: PlannedTable, action: Action) -> list[str]:
