@@ -17,7 +17,7 @@ from pitr.postgres.merge.planned import PlannedTable
 from pitr.postgres.merge.writability import owned_columns
 from pitr.postgres.tables.definition import Creation
 from pitr.postgres.tables.name import literal, quoted
-from pitr.postgres.tables.session import Connection, rows_of
+from pitr.postgres.tables.session import VALUE_SETTINGS, Connection, rows_of
 from pitr.vocabulary.row_class import Action
 
 ROWS_MAX = 1000
@@ -31,34 +31,15 @@ _HEAD = """\
 \\set ON_ERROR_STOP on
 BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
 SET LOCAL client_encoding = 'UTF8';
-SET LOCAL standard_conforming_strings = on;
 SET LOCAL lock_timeout = '10s';
-SET LOCAL row_security = off;
-SET LOCAL bytea_output = 'hex';
-SET LOCAL extra_float_digits = 1;
-SET LOCAL IntervalStyle = 'postgres';
-SET LOCAL lc_monetary = 'C';
-SET LOCAL xmloption = content;
-SET LOCAL xmlbinary = base64;
-SET LOCAL array_nulls = on;
-SET LOCAL quote_all_identifiers = off;
-SET LOCAL transform_null_equals = off;
+{settings}\
 SELECT 1 / (current_setting('session_replication_role') <> 'replica')::int AS foreign_keys_hold;
 """
 _TAIL = """\
 COMMIT;
 """
-# Texts are compared under settings that are pinned; triggers have those of the role.
-_PINNED = (
-    "SET LOCAL search_path = pg_catalog, pg_temp",
-    "SET LOCAL DateStyle = 'ISO, YMD'",
-    "SET LOCAL TimeZone = 'UTC'",
-)
-_OWN = (
-    "SET LOCAL search_path TO DEFAULT",
-    "SET LOCAL DateStyle TO DEFAULT",
-    "SET LOCAL TimeZone TO DEFAULT",
-)
+# Texts are compared under settings that are pinned; of these triggers have those of the role.
+_OF_ROLE = ("search_path", "DateStyle", "TimeZone")
 Values = dict[str, str | None]
 
 
@@ -104,18 +85,29 @@ def script_of(
         for table in tables
         if table.classes(action)
     ]
+    pinned = [f"SET LOCAL {name} = {_set_value(name)}" for name in _OF_ROLE]
     lines = [_closed(one) for creation in creations for one in creation.statements]
-    lines += _PINNED
+    lines += pinned
     lines += [line for one in written for line in _asserted_before(one)]
     lines += [line for table in tables for line in _raised(connection, table)]
-    lines += _OWN
+    lines += [f"SET LOCAL {name} TO DEFAULT" for name in _OF_ROLE]
     lines += _statements(family, written)
-    lines += _PINNED
+    lines += pinned
     lines += [line for one in written for line in _asserted_after(one)]
     lines += [_closed(one) for creation in creations for one in creation.later]
     said = "".join(f"-- {' '.join(line.split())}\n" for line in noted)
-    head = _HEAD.format(fingerprint=fingerprint, noted=said)
+    settings = "".join(
+        f"SET LOCAL {name} = {_set_value(name)};\n"
+        for name in VALUE_SETTINGS
+        if name not in _OF_ROLE
+    )
+    head = _HEAD.format(fingerprint=fingerprint, noted=said, settings=settings)
     return head + "".join(f"{x};\n" for x in lines) + _TAIL
+
+
+def _set_value(name: str) -> str:
+    value = VALUE_SETTINGS[name]
+    return value if name == "search_path" else f"'{value}'"  # which is a list of names
 
 
 def _closed(statement: str) -> str:

@@ -21,7 +21,7 @@ from pitr.postgres.live.connection import Connection as Connection
 Values = dict[str, Any] | tuple[Any, ...] | list[Any] | None
 
 # What the text of a value, or which rows are seen, depends on.
-_PINNED = {
+VALUE_SETTINGS = {
     "search_path": "pg_catalog, pg_temp",
     "bytea_output": "hex",
     "DateStyle": "ISO, YMD",
@@ -36,6 +36,8 @@ _PINNED = {
     "transform_null_equals": "off",
     "quote_all_identifiers": "off",
     "row_security": "off",  # a policy that would hide rows is an error then
+}
+_PINNED = VALUE_SETTINGS | {
     "work_mem": "64MB",
     "temp_buffers": "32MB",
     "default_statistics_target": "20",  # of temporary tables: how many rows, and how many alike
