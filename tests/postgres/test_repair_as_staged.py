@@ -7,22 +7,22 @@ before anything is written. Method: tables that differ in one thing each, the sa
 from __future__ import annotations
 
 from base64 import b64decode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from pitr.postgres.diff.classified import stream_rows
+from pitr.postgres.diff.copying import CopiedRows
 from pitr.postgres.diff.states import comparing
-from pitr.postgres.merge import verification
+from pitr.postgres.merge.images import Images
 from pitr.postgres.merge.kin import Classifier
 from pitr.postgres.merge.plan import make_plan
 from pitr.postgres.merge.planned import PlannedTable
 from pitr.postgres.merge.undo import classify_merged
-from pitr.postgres.tables.session import Connection, begin
+from pitr.postgres.tables.session import begin
 from pitr.vocabulary.plan import MergeStep
-from pitr.vocabulary.row_class import Action
 from tests.postgres.repair_world import RepairWorld
 from tools.postgres_servers import Server
 
@@ -112,7 +112,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RepairWorld,
                 value = "i + 0.50" if name == "kept" else value
                 world.run(f"insert into {name} ({named}) select i, {value}"
                           " from generate_series(1, 5) i")  # fmt: skip
-            world.run(*IN_ORDER)
+            world.run(*IN_ORDER, "create domain amount as numeric check (value > 0)")
             world.run("create table altered (id int primary key, n numeric)",
                       "insert into altered select i, i from generate_series(1, 5) i")  # fmt: skip
             before = world.mark()
@@ -185,25 +185,65 @@ def test_what_was_read_back_of_an_order_that_failed_is_no_record(
     assert [world.run(f"select * from {name} order by 1") for name in names] == left
 
 
-@pytest.mark.parametrize("name", ["plain", "kept", "keyed", "grown"])
+@pytest.fixture
+def sums(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
+    """Return a list of how rows as staged were found when they were read back, as it comes.
+
+    And whether they came to what had been staged.
+    """
+    found: list[tuple[str, bool]] = []
+    save_if = Images.save_if
+
+    def saved(
+        images: Images, table: PlannedTable, source: str, is_right: Callable[[CopiedRows], bool]
+    ) -> bool:
+        is_saved = save_if(images, table, source, is_right)
+        how = "xmin" if "xmin" in source else "keys" if "EXISTS" in source else "join"
+        found.append((how, is_saved))
+        return is_saved
+
+    monkeypatch.setattr(Images, "save_if", saved)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [("plain", "xmin"), ("kept", "xmin"), ("keyed", "xmin"), ("grown", "keys")],
+)
 def test_rows_as_staged_are_read_back_by_what_they_come_to(
-    lab: tuple[RepairWorld, str], name: str, monkeypatch: pytest.MonkeyPatch
+    lab: tuple[RepairWorld, str], name: str, how: str, sums: list[tuple[str, bool]]
 ) -> None:
-    """The sums agree, so that no row has to be looked for by itself; of an undo as well."""
+    """The sums agree at once: rows are found by who put them in, of a large table by their keys."""
     world, before = lab
-    verified: list[str] = []
-    asked = verification._verify
-
-    def verify(connection: Connection, table: PlannedTable, action: Action) -> list[str]:
-        verified.append(table.name)
-        return asked(connection, table, action)
-
-    monkeypatch.setattr(verification, "_verify", verify)
     merged = world.merge(before, name)
     assert merged.code == 0, merged
+    assert sums == [(how, True)]
     undone = world.undo(merged.merge)
     assert undone.code == 0, undone
-    assert verified == []
+    assert sums == [(how, True)]  # it puts nothing in
+
+
+def test_rows_that_an_undo_puts_in_are_read_back_by_what_they_come_to(
+    lab: tuple[RepairWorld, str], sums: list[tuple[str, bool]]
+) -> None:
+    """They were staged out of the record of the merge, which took them away."""
+    world, _ = lab
+    world.run("create table bogus (id int primary key, n numeric)",
+              "insert into bogus values (1, 1)")  # fmt: skip
+    before = world.mark()
+    world.run("insert into bogus values (2, 2.50), (3, 'NaN'), (4, null)")
+    after = world.mark()
+    merged = world.merge(before, "bogus", after=after, delete_extra=True)
+    assert merged.code == 0, merged
+    assert world.run("select id from bogus") == [(1,)]
+    assert sums == []
+
+    undone = world.undo(merged.merge)
+    assert undone.code == 0, undone
+    assert sums == [("xmin", True)]
+    assert world.run("select n::text from bogus order by id") == [
+        ("1",), ("2.50",), ("NaN",), (None,)
+    ]  # fmt: skip
 
 
 def test_row_that_a_trigger_alters_is_seen_in_what_the_rows_come_to(
@@ -241,3 +281,25 @@ def test_record_of_numerics_as_texts_is_read_as_ever(
         (table,) = classify_merged(live, tmp_path)
         classes = {row.key[0]: str(row.verdict.row_class) for row in stream_rows(live, table)}
     assert classes == {1: "bogus_insert", 2: "bogus_touched", 3: "bogus_insert", 4: "bogus_insert"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "code"), [("text", 0), ("amount", 0), ("numeric(12, 4)", 1), ("bigint", 7)]
+)
+def test_undo_of_numbers_whose_column_has_another_type_now(
+    lab: tuple[RepairWorld, str], kind: str, code: int
+) -> None:
+    """A number that has the text of the record is taken back; of other digits, it was touched."""
+    world, _ = lab
+    world.run(
+        "drop table if exists sums",
+        "create table sums (id int primary key, n numeric(9, 2))",
+        "insert into sums values (1, 1.50), (2, 20)",
+    )
+    before = world.mark()
+    world.run("delete from sums")
+    merged = world.merge(before, "sums")
+    assert merged.code == 0, merged
+    world.run(f"alter table sums alter n type {kind}")
+    assert world.undo(merged.merge).code == code
+    assert world.run("select count(*) from sums") == [(2 if code else 0,)]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pitr.postgres.diff.candidates import Limits
 from tests.postgres.repair_world import RepairWorld
 from tools.postgres_servers import Server
 
@@ -51,6 +52,22 @@ def test_t41_values_of_a_dropped_column_come_back_into_one_added_again(world: Re
     }
     assert any("dropped and added again since: note" in one for one in done.plan.warnings)
     assert world.undo(done.merge).code == 0
+    assert not world.changed_since(image)
+
+
+def test_t41_numbers_of_such_a_column_are_compared_by_checksums_as_well(
+    world: RepairWorld,
+) -> None:
+    """The state after the damage lacks the column that both others have."""
+    world.run("CREATE TABLE u (id int PRIMARY KEY, n numeric)",
+              "INSERT INTO u SELECT i, i + 0.50 FROM generate_series(1, 400) AS i")  # fmt: skip
+    before, image = world.mark(), world.image()
+    world.run("DELETE FROM u WHERE id <= 3", "ALTER TABLE u DROP n")
+    after = world.mark()
+    world.run("ALTER TABLE u ADD n numeric")
+
+    done = world.merge(before, "u", after=after, limits=Limits(whole_bytes=0))
+    assert done.code == 0, done.error
     assert not world.changed_since(image)
 
 

@@ -5,10 +5,10 @@ c0, c1, …. Rows of before and after stand in temporary tables beside the live 
 
     pitr_before_<i>, pitr_after_<i>     k0 …, c0 …, and without a key: copies
 
-A value is carried, which is compared, as it is where equality of its type is equality of its
-image, else as its text under pinned settings. A numeric is staged as it is all the same, and its
-text made where it is compared: most rows are never compared, and to put them in costs less. Keys
-match by the equality of the live index, under the live collation.
+Values are compared in the form in which they are carried: as they are where equality of the type is
+equality of the image, else as their text under pinned settings. A numeric is carried as its text
+but staged as it is, and `source` makes the text: most staged rows are never compared, and to put
+them in costs less. Keys match by the equality of the live index, under the live collation.
 """
 
 from __future__ import annotations
@@ -56,7 +56,10 @@ class SharedColumn:
 
     @property
     def is_numeric(self) -> bool:
-        """Return whether it is a numeric in every state: all of it is there, its digits too."""
+        """Return whether it is a plain numeric, no domain, in every state that has it.
+
+        A numeric keeps its scale, so that its text can be made later.
+        """
         return all(column.type_oid == _NUMERIC for column in self.sides.values())
 
     @property
@@ -82,8 +85,9 @@ class SharedColumn:
 class AlignedTable:
     """One table in the states that have it. `key` is empty for rows known by content alone.
 
-    `columns` are compared; where only some of them count, `judged` has their places. No numeric is
-    staged as it is where `is_text_only`, as in records of earlier versions.
+    `columns` are compared; where only some of them count, `judged` has their places. `as_is` has
+    the places of those that are staged as numerics, where a record says that; else it follows from
+    the types.
     """
 
     index: int
@@ -93,7 +97,7 @@ class AlignedTable:
     columns: tuple[SharedColumn, ...]
     drift: SchemaDrift
     judged: frozenset[int] | None = None
-    is_text_only: bool = False
+    as_is: frozenset[int] | None = None
 
     @property
     def is_wide(self) -> bool:
@@ -139,7 +143,7 @@ class AlignedTable:
         """Return the columns of the temporary tables with their types."""
         keys = [(f"k{at}", column.key_type or "text") for at, column in enumerate(self.key)]
         values = [
-            (f"c{at}", "numeric" if self._is_staged_as_is(column) else column.carried)
+            (f"c{at}", "numeric" if self._is_staged_as_is(at) else column.carried)
             for at, column in enumerate(self.columns)
         ]
         return [*keys, *values, *([] if self.key else [("copies", "bigint")])]
@@ -156,15 +160,17 @@ class AlignedTable:
         """Return the SELECT body of a state on its own server, with its rows under alias t."""
         return f"FROM {self.sides[state].source} AS t"
 
-    def _is_staged_as_is(self, column: SharedColumn) -> bool:
+    def _is_staged_as_is(self, at: int) -> bool:
+        if self.as_is is not None:
+            return at in self.as_is
         # Rows without a key are grouped by what is staged, wide ones compared by it.
-        return column.is_numeric and bool(self.key) and not (self.is_wide or self.is_text_only)
+        return self.columns[at].is_numeric and bool(self.key) and not self.is_wide
 
     def taken(self, state: str, alias: str = "t") -> list[str]:
         """Return the staged values of a row of a state, without copies."""
         found = [self.key_image(column, state, alias) for column in self.key]
-        for column in self.columns:
-            if self._is_staged_as_is(column):
+        for at, column in enumerate(self.columns):
+            if self._is_staged_as_is(at):
                 side = column.sides.get(state)
                 found.append(f"{alias}.{quoted(side.name)}" if side else "NULL::numeric")
             else:
@@ -194,8 +200,8 @@ class AlignedTable:
             values = [f"{c.image(LIVE, 't')} AS c{at}" for at, c in enumerate(self.columns)]
             return f"(SELECT {', '.join([*keys, *values])} {self.rows_in(LIVE)}) AS {name}"
         taken = [f"{self.typed_key(at, f'k{at}')} AS k{at}" for at in size]
-        for at, column in enumerate(self.columns):
-            is_as_is = self._is_staged_as_is(column)
+        for at in range(len(self.columns)):
+            is_as_is = self._is_staged_as_is(at)
             taken.append(f'(c{at})::text COLLATE "C" AS c{at}' if is_as_is else f"c{at}")
         taken += [] if self.key else ["copies"]
         if state in self.sides:

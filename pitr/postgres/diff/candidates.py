@@ -21,7 +21,6 @@ from pitr.postgres.tables.session import Connection, rows_of
 _BUCKETS_MIN, _BUCKETS_MAX = 1 << 10, 1 << 18
 _HASHES_RECORDS = 140_000
 _RECORD_COLUMNS_MAX = 1664  # MaxTupleAttributeNumber
-_NUMERIC = 1700
 _WHOLE_NUMBERS = {"int2", "int4", "int8"}
 Sums = dict[int, tuple[int, str]]
 
@@ -115,7 +114,7 @@ def _hashed(table: AlignedTable, state: str) -> list[str]:
     """
     found = [table.key_image(column, state, "t") for column in table.key]
     for column in table.columns:
-        if {one.type_oid for one in column.sides.values()} == {_NUMERIC}:
+        if column.is_numeric and column.sides.keys() == table.sides.keys():
             value = f"t.{quoted(column.sides[state].name)}"
             found += [value, f"coalesce(scale({value}), ascii({value}::text))"]
         else:

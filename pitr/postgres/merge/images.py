@@ -46,6 +46,12 @@ class ImageTable(msgspec.Struct, frozen=True, kw_only=True):
     columns: list[str]
     staged: list[tuple[str, str]]
 
+    @property
+    def as_is(self) -> frozenset[int]:
+        """Return the places of the columns that it has as numerics, not as texts of them."""
+        kinds = dict(self.staged)
+        return frozenset(at for at in range(len(self.columns)) if kinds.get(f"c{at}") == "numeric")
+
 
 def image_table(index: int, live: Table, key: Sequence[str]) -> AlignedTable:
     """Return a live table as all three states of itself: every column that can be written."""
@@ -217,11 +223,12 @@ def align_image(connection: Connection, index: int, image: ImageTable) -> Aligne
     aligned = image_table(index, live, image.key)
     chosen = [column for column in aligned.columns if column.name in known]
     chosen.sort(key=lambda column: image.columns.index(column.name))
-    found = replace(aligned, columns=tuple(chosen))
-    for one in (found, replace(found, is_text_only=True)):
-        if one.staged_columns() == image.staged:
-            return one
-    raise _changed(name, "a type is another one")
+    found = replace(aligned, columns=tuple(chosen), as_is=image.as_is)
+    # What was recorded as a numeric is compared by its text, whatever has that text now.
+    is_text = all(found.columns[at].carried == "text" for at in image.as_is)
+    if found.staged_columns() != image.staged or not is_text:
+        raise _changed(name, "a type is another one")
+    return found
 
 
 def _changed(name: TableName, what: str) -> PlanStale:
