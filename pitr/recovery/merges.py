@@ -28,7 +28,7 @@ from pathlib import Path
 import msgspec
 
 from pitr.durable import make_folder, write_new
-from pitr.errors import Corrupt, PreconditionFailed, UsageError
+from pitr.errors import Corrupt, Interrupted, PreconditionFailed, UsageError
 from pitr.recovery.folder import list_recoveries, recovery_folder
 from pitr.vocabulary.plan import MergeOutcome
 
@@ -180,7 +180,8 @@ def new_merge(state: Path, recovery_id: str, *, label: str, now_us: int) -> Iter
     """Make the folder of a merge; remove it again when the block ends without a record.
 
     Sweeps what dead processes left first. Raises UsageError when there is no such recovery,
-    PreconditionFailed when the folder cannot be written.
+    PreconditionFailed when the folder cannot be written, Interrupted for a Ctrl-C in the block once
+    there is a record: what it is of may have been committed.
     """
     merges = recovery_folder(state, recovery_id) / _MERGES
     with _reported(merges):
@@ -189,6 +190,14 @@ def new_merge(state: Path, recovery_id: str, *, label: str, now_us: int) -> Iter
         new, runner = _reserve(state, merges, _stem(label, now_us))
     try:
         yield new
+    except KeyboardInterrupt:
+        if not (new.folder / _ABOUT).exists():
+            raise
+        raise Interrupted(
+            "interrupted while the rows were committed",
+            detail=f"It may have been done, all of it; its record is {new.id}.",
+            hint=f"'pitr recoveries' tells; 'pitr undo {new.id} --yes' takes it back.",
+        ) from None
     finally:
         if not (new.folder / _ABOUT).exists():
             shutil.rmtree(new.folder, ignore_errors=True)

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from pitr.postgres.diff.candidates import Limits
+from pitr.recovery.merges import list_merges
+from pitr.vocabulary.plan import MergeStep
 from tests.postgres.repair_world import RepairWorld
 from tools.postgres_servers import Server
 
@@ -59,6 +61,81 @@ def test_repair_on_every_version(world: RepairWorld) -> None:
         assert world.run("select count(*) from nk where a = 1") == [(4,)]
         assert world.undo(done.merge).code == 0
         assert not world.changed_since(image)
+
+
+@pytest.mark.parametrize("limits", [Limits(), BY_BUCKETS], ids=["whole", "buckets"])
+def test_rows_without_a_key_that_were_changed_are_set_right(
+    world: RepairWorld, limits: Limits
+) -> None:
+    """What became of them goes, copy by copy; rows put in since stay, alike or not."""
+    world.run(
+        "create table nk (a int, b numeric)",
+        "insert into nk select i, i from generate_series(1, 100) i",
+        "insert into nk values (7, 7), (7, 7)",
+    )
+    before, image = world.mark(), world.image()
+    world.run("update nk set b = 0 where a <= 10", "insert into nk values (1000, 1), (1000, 1)")
+    after = world.mark()
+    world.run("insert into nk values (2000, 2), (5, 0)")
+    world.run("delete from nk where ctid = (select ctid from nk where a = 1000 limit 1)")
+    damaged = world.image()
+
+    diff = world.diff(before, "nk", after=after, limits=limits)
+    bogus = [row for row in diff.rows if str(row.verdict.row_class) == "bogus_insert"]
+    assert len(bogus) == 13
+    assert {(row.before, row.after == row.live) for row in bogus} == {(None, True)}
+
+    done = world.merge(before, "nk", after=after, delete_extra=True, limits=limits)
+    assert done.code == 0, done.error
+    assert world.changed_since(image) == {"public.nk": ([], ["(2000,2)", "(5,0)"])}
+    assert world.undo(done.merge).code == 0
+    assert not world.changed_since(damaged)
+
+    kept = world.merge(before, "nk", after=after, limits=limits)
+    assert kept.result is not None
+    assert (kept.result.inserted, kept.result.deleted) == (12, 0)
+
+
+def test_trigger_that_sets_a_column_does_not_make_the_cost_square(world: RepairWorld) -> None:
+    """Many rows that differ from what was put in: compared each with each they would take hours."""
+    world.run(
+        "create table t (id int primary key, v int, at timestamptz)",
+        "insert into t select i, i, '2026-01-01' from generate_series(1, 60000) i",
+        "create function touch() returns trigger language plpgsql as"
+        " 'begin new.at := clock_timestamp(); return new; end'",
+        "create trigger touch before insert or update on t for each row execute function touch()",
+    )
+    before = world.mark()
+    world.run("delete from t where id <= 30000", "update t set v = 0")
+    after = world.mark()
+    done = world.merge(before, "t", after=after)
+    assert done.code == 0, done.error
+    assert done.result is not None
+    assert done.result.warnings == (
+        "public.t: triggers have set at in 30000 rows that were written",
+    ) * 2  # fmt: skip
+    assert world.run("select count(*) from t where v = id") == [(60000,)]
+
+
+def test_interruption_behind_commit_names_the_merge(world: RepairWorld) -> None:
+    """The rows are there, so the user is told what may have been done, and by what it is undone."""
+    world.run("create table t (id int primary key)", "insert into t values (1), (2)")
+    before = world.mark()
+    world.run("delete from t")
+
+    def interrupted(step: MergeStep) -> None:
+        if step is MergeStep.COMMITTED:
+            raise KeyboardInterrupt
+
+    done = world.merge(before, "t", on_step=interrupted)
+    assert done.code == 130
+    assert done.error is not None
+    (kept,) = list_merges(world.state)
+    assert kept.record.id in str(done.error.detail)
+    assert f"pitr undo {kept.record.id} --yes" in str(done.error.hint)
+    assert world.run("select count(*) from t") == [(2,)]
+    assert world.undo(kept.record.id).code == 0
+    assert world.run("select count(*) from t") == [(0,)]
 
 
 def test_temporal_keys_and_virtual_columns(

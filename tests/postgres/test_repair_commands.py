@@ -99,6 +99,27 @@ def test_rows_come_back_and_later_work_stays(shop: Shop, tmp_path: Path) -> None
     assert shop.rows() == before
 
 
+def test_merge_that_was_agreed_to_shows_what_it_was(shop: Shop) -> None:
+    """As one that asks does: where to, how many rows, and what the plan warns of; but not twice."""
+    shop.server.query(
+        "CREATE FUNCTION idle() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';"
+        "CREATE TRIGGER idle AFTER INSERT ON orders FOR EACH ROW EXECUTE FUNCTION idle()"
+    )
+    try:
+        done = succeed(shop.folder, "merge", "--yes")
+        lines = done.err.splitlines()
+        assert [line for line in lines if line.startswith("rows ")] == [
+            "rows      40 rows to insert, 0 rows to update, 0 rows to delete, 1 left aside"
+        ]
+        assert any(one.startswith("database  ") for one in lines)
+        assert [one for one in lines if one.startswith("warning: ") and "idle" in one]
+        assert len(lines) == len(set(lines))
+        merge = next(one.split()[1] for one in done.out.splitlines() if one.startswith("merge "))
+        succeed(shop.folder, "undo", merge, "--yes")
+    finally:
+        shop.server.query("DROP FUNCTION idle CASCADE")
+
+
 def test_patterns_choose_among_the_tables_of_the_recovery(shop: Shop) -> None:
     """As those of restore and of pg_dump: with a schema or without, and of this database."""
     for text in ("ord*", "public.?rders", "postgres.*.orders", 'p*."orders"'):

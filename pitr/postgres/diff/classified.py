@@ -7,10 +7,11 @@ Table number i of a recovery has pg_temp.pitr_rows_<i>, which leaves `unrelated`
     class             the text of the RowClass
     mask              one character a compared column: '.' nothing, 'r' repair, 't' touched since
     reason            what keeps the row out of the plan, NULL when nothing does
-    copies            only where rows have no key: how many of these rows are lost
+    copies            only where rows have no key: how many of these rows are lost, or were put in
 
 Rows without a key are known by their content: `key_<n>` is every column that all states have, by
-its carried value. The live server does the work, set by set.
+its carried value. A row that was changed is one that is lost and another one that was put in. The
+live server does the work, set by set.
 """
 
 from __future__ import annotations
@@ -133,7 +134,7 @@ def classify_staged(
 ) -> ClassifiedTable:
     """Classify the rows of one table whose other states are staged."""
     run(live, f"DROP TABLE IF EXISTS {rows_name(table.index)}")
-    select = _by_key(table, where) if table.key else _by_content(table, buckets)
+    select = _by_key(table, where) if table.key else _by_content(table, buckets, where)
     own = rows_name(table.index).partition(".")[2]
     run(live, f"CREATE TEMP TABLE {own} ON COMMIT DROP AS {select}")
     run(live, f"ANALYZE {rows_name(table.index)}")
@@ -161,7 +162,7 @@ def _warnings(table: AlignedTable, where: str | None) -> tuple[str, ...]:
     if not table.key:
         found.append(
             f"{name}: no key names its rows, so they are told apart by their content; "
-            "a row that was changed counts as lost"
+            "a row that was changed counts as lost, and what became of it as put in"
         )
     if where is not None and table.after_known:
         found.append(f"{name}: only some rows were restored; rows put in since are not looked for")
@@ -231,12 +232,21 @@ def balanced(parts: list[str], sign: str) -> str:
 # --- by content ----------------------------------------------------------------------------------
 
 
-def _by_content(table: AlignedTable, buckets: Buckets | None) -> str:
-    """Return the SELECT that counts the copies of each row in the states."""
+def _by_content(table: AlignedTable, buckets: Buckets | None, where: str | None) -> str:
+    """Return the SELECT that counts the copies of each row in the states.
+
+    Lost are those of which before has more than both after and live, put in those of which it has
+    fewer. Where after is not known, or a condition chose rows of before, only lost ones are
+    told.
+    """
     width = range(len(table.columns))
     columns = ", ".join(f"c{at}" for at in width)
     keys = ", ".join(f"c{at} AS key_{at}" for at in width)
     lost = "least(sum(gone_after), sum(gone_live))" if table.after_known else "sum(gone_live)"
+    row_class, copies = f"'{RowClass.LOST}'", lost
+    if table.after_known and where is None:
+        copies = f"greatest({lost}, -greatest(sum(gone_after), sum(gone_live)))"
+        row_class = f"CASE WHEN {lost} > 0 THEN {row_class} ELSE '{RowClass.BOGUS_INSERT}' END"
     parts = [
         f"SELECT copies AS gone_after, copies AS gone_live, {columns} FROM {table.source(BEFORE)}"
     ]
@@ -244,9 +254,9 @@ def _by_content(table: AlignedTable, buckets: Buckets | None) -> str:
         parts.append(f"SELECT -copies, 0, {columns} FROM {table.source(AFTER)}")
     parts.append(f"SELECT 0, -copies, {columns} FROM {live_contents(table, buckets)}")
     return (
-        f"SELECT row_number() OVER (ORDER BY {columns}) AS n, {keys}, '{RowClass.LOST}'::text"
-        f" AS class, ''::text AS mask, NULL::text AS reason, ({lost})::bigint AS copies"
-        f" FROM ({' UNION ALL '.join(parts)}) AS counted GROUP BY {columns} HAVING {lost} > 0"
+        f"SELECT row_number() OVER (ORDER BY {columns}) AS n, {keys}, ({row_class})::text"
+        f" AS class, ''::text AS mask, NULL::text AS reason, ({copies})::bigint AS copies"
+        f" FROM ({' UNION ALL '.join(parts)}) AS counted GROUP BY {columns} HAVING {copies} > 0"
     )
 
 
@@ -276,8 +286,8 @@ def stream_rows(
     """Yield the rows in the order of their keys, with the values of `columns` in each state.
 
     A value is an int, or the text that PostgreSQL writes of it. Without a key the values are those
-    of `key`, and a row that is lost several times comes as often. Reads as it goes, inside the open
-    transaction, a few hundred rows at a time.
+    of `key`, and a row that is lost, or was put in, several times comes as often. Reads as it goes,
+    inside the open transaction, a few hundred rows at a time.
     """
     statement = _content_statement(table) if table.keyless else _key_statement(table)
     if classes is not None:
@@ -340,7 +350,8 @@ def _diff_row(table: ClassifiedTable, row: Row) -> DiffRow:
     width, size = len(table.columns), len(table.key)
     verdict, key = _verdict(str(row[0]), str(row[1])), row[2 : 2 + size]
     if table.keyless:
-        return DiffRow(table=table.name, key=(), verdict=verdict, before=key, after=None, live=None)
+        was, now = (key, None) if verdict.row_class is RowClass.LOST else (None, key)
+        return DiffRow(table=table.name, key=(), verdict=verdict, before=was, after=now, live=now)
     images: dict[str, Row | None] = {}
     at = 2 + size
     for state in (BEFORE, AFTER, LIVE):

@@ -50,9 +50,7 @@ def _is_saved_exact(connection: Connection, table: PlannedTable, images: Images)
         staged = table.staged or copied_rows(connection, table.staged_rows)
         written = f"{table.live.source} AS l WHERE {_is_written(connection, table)}"
         return images.save_if(table, written, staged.__eq__)
-    names = [quoted(column.name) for column in table.aligned.key]
-    key = table.aligned.agree([f"l.{name}" for name in names], [f"x.{name}" for name in names])
-    source = f"{table.become} AS x JOIN {table.live.source} AS l ON {key}"
+    source = f"{table.become} AS x JOIN {table.live.source} AS l ON {_key_of_both(table)}"
     source += f" WHERE {_equal(table, table.insert_columns)}"
 
     def are_all(rows: CopiedRows) -> bool:
@@ -109,8 +107,15 @@ def _live(table: PlannedTable, columns: Sequence[str]) -> str:
     joined = f"{table.live.source} AS l"
     if not columns:
         return f"SELECT FROM {joined} WHERE {table.same_key()}"
-    x = f"JOIN {table.becomes} AS x ON {_equal(table, columns)}"
+    # By the key as well: images alone would be compared each with each.
+    x = f"JOIN {table.becomes} AS x ON {_key_of_both(table)} AND {_equal(table, columns)}"
     return f'SELECT FROM {joined} {x} WHERE {table.same_key()} AND x."pitr n" = r.n'
+
+
+def _key_of_both(table: PlannedTable) -> str:
+    """Return the condition that `x` has the key of `l`."""
+    names = [quoted(column.name) for column in table.aligned.key]
+    return table.aligned.agree([f"l.{name}" for name in names], [f"x.{name}" for name in names])
 
 
 def _equal(table: PlannedTable, columns: Sequence[str]) -> str:
