@@ -77,13 +77,15 @@ def class_sql(
     live: RowSource,
     dialect: Dialect,
     judged: Collection[str] | None = None,
+    owned: Collection[str] = (),
 ) -> ClassSql:
     """Return the expressions for a full join of the states by key; `after` None: not known.
 
     `columns` names what is compared, alike in every source. Columns of the key may be left out only
     where the join makes them the same by the dialect's `equal`: a join under NOCASE does not.
     `judged` are those that count, all of them when None; a row that only the damage put in is
-    compared whole all the same, since it can only go as a whole.
+    compared whole all the same, since it can only go as a whole. `owned` are those that the
+    database sets anew whenever a row is updated: another value there tells of no later work.
     """
     counts = [judged is None or column in judged for column in columns]
     if after is None:
@@ -93,6 +95,7 @@ def class_sql(
         before_live=_Pair(columns, before, live, dialect),
         after_live=_Pair(columns, after, live, dialect),
         counts=counts,
+        lasting=[column not in owned for column in columns],
     )
 
 
@@ -140,7 +143,12 @@ def _only(conditions: Sequence[str], counts: Sequence[bool]) -> tuple[str, ...]:
 
 
 def _with_after(
-    *, before_after: _Pair, before_live: _Pair, after_live: _Pair, counts: Sequence[bool]
+    *,
+    before_after: _Pair,
+    before_live: _Pair,
+    after_live: _Pair,
+    counts: Sequence[bool],
+    lasting: Sequence[bool],
 ) -> ClassSql:
     columns = tuple(zip(before_after.equal, before_live.equal, after_live.equal, strict=True))
     # Equality is transitive: a damaged column that is still as after cannot be as before.
@@ -148,16 +156,17 @@ def _with_after(
     touched = [
         f"(NOT {undamaged} AND NOT {back} AND NOT {kept})" for undamaged, back, kept in columns
     ]
+    told = [one and other for one, other in zip(counts, lasting, strict=True)]
     after_exists = after_live.left.present
     facts = {
         Fact.BEFORE_EXISTS: before_after.left.present,
         Fact.AFTER_EXISTS: after_exists,
         Fact.LIVE_EXISTS: before_live.right.present,
         Fact.BEFORE_IS_AFTER: before_after.same(counts),
-        Fact.BEFORE_IS_LIVE: before_live.same(counts),
+        Fact.BEFORE_IS_LIVE: before_live.same(told),
         Fact.AFTER_IS_LIVE: after_live.same(),
         Fact.ANY_TO_REPAIR: _joined("OR", list(compress(repair, counts)), of_none="FALSE"),
-        Fact.ANY_TOUCHED: _joined("OR", list(compress(touched, counts)), of_none="FALSE"),
+        Fact.ANY_TOUCHED: _joined("OR", list(compress(touched, told)), of_none="FALSE"),
     }
     # Where the damage left no row, every column of another row under the key is newer.
     newer = [
@@ -168,7 +177,7 @@ def _with_after(
     return ClassSql(
         row_class=_case(WITH_AFTER, facts),
         repair=_only(repairable, counts),
-        touched=_only(newer, counts),
+        touched=_only(newer, told),
     )
 
 

@@ -117,6 +117,57 @@ def test_trigger_that_sets_a_column_does_not_make_the_cost_square(world: RepairW
     assert world.run("select count(*) from t where v = id") == [(60000,)]
 
 
+def test_time_of_the_last_change_is_no_later_work(world: RepairWorld) -> None:
+    """A trigger sets it whenever a row is written: damage beside it is mended, and that is that."""
+    world.run(
+        "create table t (id int primary key, v int, q int, at timestamptz)",
+        "insert into t select i, i, 0, '2026-01-01' from generate_series(1, 20) i",
+        "create function touch() returns trigger language plpgsql as"
+        " 'begin new.at := clock_timestamp(); return new; end'",
+        "create trigger touch before insert or update on t for each row execute function touch()",
+    )
+    before = world.mark()
+    world.run("update t set v = 0 where id <= 10", "delete from t where id > 15")
+    after = world.mark()
+    world.run("update t set q = 7 where id <= 3", "update t set v = 99 where id = 4")
+
+    blocked = world.merge(before, "t", after=after)
+    assert [(str(one.kind), one.keys) for one in blocked.plan.blocking] == [
+        ("touched_since", (("4",),))
+    ]
+    done = world.merge(before, "t", after=after, on_conflict="skip")
+    assert done.code == 0, done.error
+    assert world.run("select count(*) from t where v = id") == [(19,)]
+    assert world.run("select id, v, q from t where q > 0 or v <> id order by id") == [
+        (1, 1, 7), (2, 2, 7), (3, 3, 7), (4, 99, 0)
+    ]  # fmt: skip
+
+    again = world.merge(before, "t", after=after, on_conflict="skip")
+    assert again.result is not None
+    assert again.result.merge is None
+    assert world.undo(done.merge).code == 0
+    assert world.run("select count(*) filter (where v = 0), count(*) from t") == [(9, 15)]
+
+
+def test_column_that_a_trigger_sets_sometimes_may_be_later_work(world: RepairWorld) -> None:
+    """Somebody may have written it: a conflict, as of any column."""
+    world.run(
+        "create table t (id int primary key, v int, state text)",
+        "insert into t select i, i, 'open' from generate_series(1, 5) i",
+        "create function close() returns trigger language plpgsql as"
+        " $$ begin if new.v < 0 then new.state := 'closed'; end if; return new; end $$",
+        "create trigger close before update on t for each row execute function close()",
+    )
+    before = world.mark()
+    world.run("update t set v = 0, state = ''")
+    after = world.mark()
+    world.run("update t set state = 'sent' where id = 2")
+    merged = world.merge(before, "t", after=after)
+    assert [(str(one.kind), one.keys) for one in merged.plan.blocking] == [
+        ("touched_since", (("2",),))
+    ]
+
+
 def test_interruption_behind_commit_names_the_merge(world: RepairWorld) -> None:
     """The rows are there, so the user is told what may have been done, and by what it is undone."""
     world.run("create table t (id int primary key)", "insert into t values (1), (2)")

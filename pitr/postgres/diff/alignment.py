@@ -120,6 +120,22 @@ class AlignedTable:
                 return tuple(known[name] for name in names)
         return ("=",) * len(names)
 
+    @cached_property
+    def owned(self) -> frozenset[int]:
+        """Return the places of columns that a trigger of live sets whenever a row is updated.
+
+        Such as the time of the last change: nobody else's value would stay there.
+        """
+        triggers = self.live.triggers if self.live else ()
+        names = {
+            name
+            for one in triggers
+            if one.timing == "BEFORE" and one.for_each_row and one.is_unconditional
+            if "UPDATE" in one.events
+            for name in one.assigned
+        }
+        return frozenset(at for at, one in enumerate(self.columns) if one.name in names)
+
     @property
     def before(self) -> Table:
         """Return the table at the target."""

@@ -184,6 +184,7 @@ def _by_key(table: AlignedTable, where: str | None) -> str:
         live=sources[LIVE],
         dialect=WIDE if wide else POSTGRES,
         judged=None if table.judged is None else {f"c{at}" for at in table.judged},
+        owned={f"c{at}" for at in table.owned},
     )
     masks = [
         f"CASE WHEN {repair} THEN 'r' WHEN {touched} THEN 't' ELSE '.' END"

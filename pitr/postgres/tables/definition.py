@@ -141,7 +141,10 @@ class UniqueIndex:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trigger:
-    """A trigger that fires on what a merge writes. `assigned` are columns of NEW it writes to."""
+    """A trigger that fires on what a merge writes. `assigned` are columns of NEW it writes to.
+
+    `is_unconditional`: it does so on every row that is written, whatever is in it.
+    """
 
     name: str
     function: str
@@ -149,6 +152,7 @@ class Trigger:
     for_each_row: bool
     events: tuple[str, ...]
     assigned: tuple[str, ...]
+    is_unconditional: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -134,6 +134,7 @@ def _trigger(row: Any) -> Trigger:
         for_each_row=row[3],
         events=tuple(row[4]),
         assigned=tuple(row[5]),
+        is_unconditional=row[6],
     )
 
 

@@ -24,6 +24,7 @@ def expressions(
     after_known: bool = True,
     dialect: Dialect = SQLITE,
     judged: Sequence[str] | None = None,
+    owned: Sequence[str] = (),
 ) -> ClassSql:
     before, after, live = (RowSource(name, f'("{name}".id IS NOT NULL)') for name in SOURCES)
     return class_sql(
@@ -33,6 +34,7 @@ def expressions(
         live=live,
         dialect=dialect,
         judged=judged,
+        owned=owned,
     )
 
 
@@ -109,6 +111,26 @@ def test_class_sql_of_one_column_sees_that_column_alone(*, after_known: bool) ->
         if before is not None:
             before, after, live = (row and row[:1] for row in (before, after, live))
         assert verdict == classify(before, after, live, after_known=after_known), rows
+
+
+def test_class_sql_of_an_owned_column_takes_no_value_of_it_for_later_work() -> None:
+    """Unless it is as the damage left it, it counts as back, where a row was there before."""
+    states = list(states_of_two_columns())
+    sql = expressions(TWO, owned=["two"])
+
+    for (before, after, live), verdict in zip(
+        states, verdicts(database(TWO, states), sql), strict=True
+    ):
+        seen = live
+        if before is not None and live is not None:
+            is_as_left = after is not None and typed(after[1]) == typed(live[1])
+            seen = live if is_as_left else (live[0], before[1])
+        assert verdict == classify(before, after, seen, after_known=True), (before, after, live)
+
+
+def typed(value: object) -> tuple[type, object]:
+    """Return a value with its type: 1 is not 1.0."""
+    return type(value), value
 
 
 def test_class_sql_that_ignores_types_is_caught_by_the_combinations() -> None:
