@@ -18,7 +18,7 @@ from pitr.cli.render import SCHEMA, emit, emit_json, json_value, note, table_tex
 from pitr.cli.settled import report_settled
 from pitr.config import Settings
 from pitr.errors import ConfirmationNeeded, Corrupt, Interrupted, PreconditionFailed, UsageError
-from pitr.operations.merge import LOCK_SECONDS, Confirm, MergeResult, MergeWish
+from pitr.operations.merge import LOCK_SECONDS, MergeResult, MergeWish
 from pitr.operations.merge import merge as merge_recovery
 from pitr.operations.plan import PlanWish, plan_recovery
 from pitr.operations.undo import UndoWish
@@ -249,11 +249,7 @@ def merge(
 
 def merge_now(settings: Settings, wish: MergeWish, *, yes: bool) -> MergeResult:
     """Merge a recovery, asking first unless `yes`, and return what came of it."""
-    return _agreed(
-        "merge",
-        lambda confirm: merge_recovery(settings, wish, confirm=confirm, on_step=_on_step),
-        yes=yes,
-    )
+    return merge_recovery(settings, wish, confirm=_confirming("merge", yes=yes), on_step=_on_step)
 
 
 @click.command()
@@ -293,12 +289,8 @@ def undo(
         report=_report,
         **_limits(lock_timeout, statement_timeout),
     )
-    done = _agreed(
-        "undo",
-        lambda confirm: undo_merge(settings, wish, confirm=confirm, on_step=_on_step),
-        yes=yes,
-    )
-    emit_result(done, as_json=as_json)
+    confirm = _confirming("undo", yes=yes)
+    emit_result(undo_merge(settings, wish, confirm=confirm, on_step=_on_step), as_json=as_json)
 
 
 def _read_plan(path: str) -> SavedPlan:
@@ -331,25 +323,17 @@ def require_agreement(verb: str, *, yes: bool) -> None:
     )
 
 
-def _agreed(verb: str, run: Callable[[Confirm], MergeResult], *, yes: bool) -> MergeResult:
-    """Run what writes, show its plan, and let nothing pass that was not agreed to."""
-    shown: list[Plan] = []
-
-    def show(found: Plan) -> None:
-        shown.append(found)
-        for line in _head_lines(found):
-            note(line)
+def _confirming(verb: str, *, yes: bool) -> Callable[[Plan], None]:
+    """Return what shows a plan and lets nothing pass that was not agreed to."""
 
     def confirm(found: Plan) -> None:
-        show(found)
+        for line in _head_lines(found):
+            note(line)
         require_agreement(verb, yes=yes)
         if not yes and not click.confirm(f"{verb.capitalize()} now?", err=True):
             raise Interrupted(f"{verb} was not confirmed; nothing was written")
 
-    done = run(confirm)
-    if not shown and done.merge is not None:  # planned and written at once, since it was agreed to
-        show(done.plan)
-    return done
+    return confirm
 
 
 def _head_lines(found: Plan) -> list[str]:

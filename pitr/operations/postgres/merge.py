@@ -133,6 +133,7 @@ def _apply(states: States, request: PlanRequest, run: Run, expected: str | None)
                 reconnect=run.reconnect,
                 on_step=run.on_step,
                 report=run.report,
+                show=run.confirm if run.is_agreed else _is_seen,
                 lock_seconds=run.lock_seconds,
                 statement_seconds=run.statement_seconds,
                 made=run.made,
@@ -143,6 +144,10 @@ def _apply(states: States, request: PlanRequest, run: Run, expected: str | None)
         new.conclude(MergeOutcome.HAPPENED)
         run.on_step(MergeStep.NOTED)
         return _result(new, applied)
+
+
+def _is_seen(_plan: Plan) -> None:
+    """Show nothing: somebody was asked about it."""
 
 
 def _recorder(new: NewMerge, run: Run) -> Record:
