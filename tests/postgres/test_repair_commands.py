@@ -120,6 +120,25 @@ def test_merge_that_was_agreed_to_shows_what_it_was(shop: Shop) -> None:
         shop.server.query("DROP FUNCTION idle CASCADE")
 
 
+def test_configured_role_is_the_one_that_merges(shop: Shop) -> None:
+    """Not the one that restored: what it may not do is named, and another may be configured."""
+    shop.server.query("CREATE ROLE clerk LOGIN; GRANT SELECT ON orders TO clerk")
+    url = shop.server.url().replace("postgres@", "clerk@")
+    other = shop.folder / "clerk.toml"
+    other.write_text(f"[source.shop]\nsource = '{url}'\narchive = '{shop.folder / 'archive'}'\n")
+    refused = pitr(shop.folder, "merge", "--config", str(other), "--yes", "--json")
+    assert refused.code == 3
+    assert 'TO "clerk"' in refused.error["hint"]
+
+    shop.server.query("GRANT INSERT, UPDATE, DELETE ON orders TO clerk")
+    merged = succeed(shop.folder, "merge", "--config", str(other), "--yes", "--json").json
+    assert merged["inserted"] == 40
+    assert shop.server.query("SELECT * FROM pg_roles WHERE rolname = 'clerk'")
+    undone = succeed(shop.folder, "undo", merged["merge"], "--config", str(other), "--yes")
+    assert "database  user=clerk " in undone.err
+    shop.server.query("DROP OWNED BY clerk; DROP ROLE clerk")
+
+
 def test_patterns_choose_among_the_tables_of_the_recovery(shop: Shop) -> None:
     """As those of restore and of pg_dump: with a schema or without, and of this database."""
     for text in ("ord*", "public.?rders", "postgres.*.orders", 'p*."orders"'):

@@ -17,7 +17,7 @@ from pitr.errors import IdentityMismatch, PitrError, SourceUnusable, UsageError
 from pitr.operations.postgres.reading import open_reading
 from pitr.operations.postgres.sidecar import SidecarServer, kept_server
 from pitr.postgres.diff.states import PastWal, States
-from pitr.postgres.live.connection import Connection, connect, in_database
+from pitr.postgres.live.connection import Connection, by_role_of, connect, in_database
 from pitr.postgres.live.faults import server_faults
 from pitr.postgres.live.flushed import flushed_wal
 from pitr.postgres.replay.definition_dump import dump_definitions
@@ -132,14 +132,15 @@ def _flushed(place: str) -> tuple[int, Lsn] | None:
 
 def _live(settings: Settings, recovery: Recovery) -> str:
     source = settings.source_of(POSTGRES)
-    location = recovery.source or (source.location if source else None)
-    if location is None:
+    if recovery.source is not None:
+        return by_role_of(recovery.source, source.location) if source else recovery.source
+    if source is None:
         raise SourceUnusable(
             "there is no live database to compare with",
             detail=f"The recovery {recovery.id} was made without a source.",
             hint=f"'pitr recoveries sql {recovery.id}' asks the sidecar by itself.",
         )
-    return location
+    return source.location
 
 
 def _check_identity(before: Connection, live: Connection, place: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 from pitr.config import Settings
@@ -12,7 +13,7 @@ from pitr.operations.merge import Confirm, MergeResult
 from pitr.operations.postgres.merge import Run, run_plan
 from pitr.operations.undo import Settled, UndoWish
 from pitr.postgres.diff.states import States
-from pitr.postgres.live.connection import Connection, connect
+from pitr.postgres.live.connection import Connection, by_role_of, connect
 from pitr.postgres.live.faults import server_faults
 from pitr.postgres.merge.outcome import merge_outcome
 from pitr.postgres.merge.plan import PlanRequest
@@ -20,13 +21,16 @@ from pitr.postgres.merge.undo import classify_merged, classify_merged_again
 from pitr.postgres.tables.definition import NewDefinition
 from pitr.postgres.tables.name import TableName
 from pitr.recovery.merges import KeptMerge, read_merge
+from pitr.source_text import POSTGRES
 from pitr.vocabulary.plan import MergeOptions, OnStep
 
 
 def undo(settings: Settings, wish: UndoWish, *, confirm: Confirm, on_step: OnStep) -> MergeResult:
-    """Take a merge back in the database that its record names."""
+    """Take a merge back in the database that its record names, by the role that is configured."""
     kept = read_merge(settings.state, wish.merge_id)
-    place = kept.record.source
+    source = settings.source_of(POSTGRES)
+    place = by_role_of(kept.record.source, source.location) if source else kept.record.source
+    kept = replace(kept, record=replace(kept.record, source=place))
     with closing(connect(place, program="pitr undo", is_as_role=True)) as live:
         return undo_merge(
             settings.state,

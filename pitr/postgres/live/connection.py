@@ -48,6 +48,7 @@ USER_SETTINGS = (
     "search_path", "bytea_output", "DateStyle", "extra_float_digits", "IntervalStyle", "TimeZone",
     "lc_monetary", "xmloption", "xmlbinary", "array_nulls",
 )  # fmt: skip
+_SERVER = ("service", "host", "hostaddr", "port")
 # Of these a server of another version would know nothing, and refuse the session: since when.
 _LATER = {"idle_session_timeout": 140_000, "transaction_timeout": 170_000}
 
@@ -112,6 +113,18 @@ def in_database(place: str, database: str) -> str:
     """Return the text of a place that leads to another database of it; see `connect` for errors."""
     _parameters(place)
     return make_conninfo(place, dbname=database)
+
+
+def by_role_of(place: str, other: str) -> str:
+    """Return a place as another one reaches it, by its role, where both name the same server.
+
+    Else the place itself. Raises UsageError for text that is no connection string.
+    """
+    own, others = _parameters(place), _parameters(other)
+    if any(own.get(key) != others.get(key) for key in _SERVER):
+        return place
+    database = own.get("dbname")
+    return other if database is None else make_conninfo(other, dbname=database)
 
 
 def _options(given: dict[str, Any], settings: Mapping[str, str]) -> str:
