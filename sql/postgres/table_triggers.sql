@@ -4,7 +4,7 @@
 -- Result: one row a trigger, by name, the internal ones of constraints left out: name, with the
 --   partition if it is one of that alone, function as schema.name, timing (BEFORE, AFTER, INSTEAD OF), FOR EACH ROW, an array of INSERT, UPDATE,
 --   DELETE, the columns of NEW that its PL/pgSQL text assigns to, whether that is on every row: it
---   has no condition, and its text no branch.
+--   is not of one partition alone, has no condition, and its text no branch.
 -- Versions: 13 to 18.
 with relations (oid, name) as (
   select %(oid)s::bigint::oid, null
@@ -30,7 +30,7 @@ select
       p.prosrc, '(?:;|\mthen|\mbegin|\melse|\mloop)\s*new\.("[^"]+"|[\w$]+)\s*:?=', 'gi') as m
     order by 1
   ),
-  t.tgqual is null and t.tgattr = ''::int2vector
+  r.name is null and t.tgqual is null and t.tgattr = ''::int2vector
     and p.prosrc !~* '\m(if|case|loop|while|for|foreach|exception|return\s+(old|null))\M'
 from relations r
 join pg_trigger t on t.tgrelid = r.oid

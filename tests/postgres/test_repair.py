@@ -168,6 +168,29 @@ def test_column_that_a_trigger_sets_sometimes_may_be_later_work(world: RepairWor
     ]
 
 
+def test_column_that_a_trigger_of_one_partition_sets_may_be_later_work(
+    world: RepairWorld,
+) -> None:
+    """Rows of the others have no such trigger."""
+    world.run(
+        "create table t (id int primary key, v int, at text) partition by range (id)",
+        "create table low partition of t for values from (0) to (10)",
+        "create table high partition of t for values from (10) to (20)",
+        "insert into t select i, i, 'then' from generate_series(1, 19) i",
+        "create function touch() returns trigger language plpgsql as"
+        " $$ begin new.at := 'touched'; return new; end $$",
+        "create trigger touch before update on low for each row execute function touch()",
+    )
+    before = world.mark()
+    world.run("update t set v = 0, at = 'bad'")
+    after = world.mark()
+    world.run("update t set at = 'mine' where id = 15")
+    merged = world.merge(before, "t", after=after)
+    assert [(str(one.kind), one.keys) for one in merged.plan.blocking] == [
+        ("touched_since", (("15",),))
+    ]
+
+
 def test_interruption_behind_commit_names_the_merge(world: RepairWorld) -> None:
     """The rows are there, so the user is told what may have been done, and by what it is undone."""
     world.run("create table t (id int primary key)", "insert into t values (1), (2)")
