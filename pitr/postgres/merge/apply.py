@@ -95,10 +95,10 @@ class MergeRun:
     to, None when the user agreed to whatever the plan is. `made` is what an undo drops, if nothing
     was done to it since. `classify` stages and classifies, `again` classifies once more. `record`
     makes the record durable, given the transaction and what was made in it; `discard` removes it
-    when that is known to be rolled back. `show` is given the plan before any row is written.
-    `reconnect` opens live anew, to ask what became of a COMMIT, and who blocks. `report` is told of
-    waiting and of another attempt; it may be called by another thread. No limit on statements for
-    0 `statement_seconds`.
+    when that is known to be rolled back. `show` is given the plan of each
+    attempt before any row is written. `reconnect` opens live anew, to ask what became of a COMMIT,
+    and who blocks. `report` is told of waiting and of another attempt; it may be called by another
+    thread. No limit on statements for 0 `statement_seconds`.
     """
 
     folder: Path
@@ -228,8 +228,7 @@ def _once(states: States, request: PlanRequest, how: MergeRun, attempt: int) -> 
         raise stale("Rows, keys or definitions have moved since the plan was made.")
     if prepared.plan.blocking or not (prepared.plan.has_work or how.made):
         return Applied(prepared=prepared, attempts=attempt)
-    if attempt == 1:
-        how.show(prepared.plan)
+    how.show(prepared.plan)
     how.on_step(MergeStep.VALIDATED)
     tables, warnings = _write(live, prepared, how)
     made = finish(live, prepared.creations)
