@@ -11,11 +11,41 @@ import pytest
 
 from pitr.postgres.diff.candidates import Limits
 from pitr.recovery.merges import list_merges
+from pitr.vocabulary.diff_row import Row
 from pitr.vocabulary.plan import MergeStep
-from tests.postgres.repair_world import RepairWorld
+from tests.postgres.repair_world import Outcome, RepairWorld
 from tools.postgres_servers import Server
 
 BY_BUCKETS = Limits(whole_bytes=0, share_max=2)
+TOUCHING = (
+    "create function touch() returns trigger language plpgsql as"
+    " 'begin new.at := clock_timestamp(); return new; end'",
+    "create trigger touch before insert or update on t for each row execute function touch()",
+)
+# Tables t whose column `at` a trigger sets in some rows only, not in row 15.
+SOMETIMES = {
+    "branch": (
+        "create table t (id int primary key, v int, at text)",
+        "create function touch() returns trigger language plpgsql as"
+        " $$ begin if new.v < 0 then new.at := 'touched'; end if; return new; end $$",
+        "create trigger touch before update on t for each row execute function touch()",
+    ),
+    "condition": (
+        "create table t (id int primary key, v int, at text)",
+        "create function touch() returns trigger language plpgsql as"
+        " $$ begin new.at := 'touched'; return new; end $$",
+        "create trigger touch before update on t for each row when (new.v < 0)"
+        " execute function touch()",
+    ),
+    "partition": (
+        "create table t (id int primary key, v int, at text) partition by range (id)",
+        "create table low partition of t for values from (0) to (10)",
+        "create table high partition of t for values from (10) to (20)",
+        "create function touch() returns trigger language plpgsql as"
+        " $$ begin new.at := 'touched'; return new; end $$",
+        "create trigger touch before update on low for each row execute function touch()",
+    ),
+}
 
 
 @pytest.fixture
@@ -101,9 +131,7 @@ def test_trigger_that_sets_a_column_does_not_make_the_cost_square(world: RepairW
     world.run(
         "create table t (id int primary key, v int, at timestamptz)",
         "insert into t select i, i, '2026-01-01' from generate_series(1, 60000) i",
-        "create function touch() returns trigger language plpgsql as"
-        " 'begin new.at := clock_timestamp(); return new; end'",
-        "create trigger touch before insert or update on t for each row execute function touch()",
+        *TOUCHING,
     )
     before = world.mark()
     world.run("delete from t where id <= 30000", "update t set v = 0")
@@ -122,9 +150,7 @@ def test_time_of_the_last_change_is_no_later_work(world: RepairWorld) -> None:
     world.run(
         "create table t (id int primary key, v int, q int, at timestamptz)",
         "insert into t select i, i, 0, '2026-01-01' from generate_series(1, 20) i",
-        "create function touch() returns trigger language plpgsql as"
-        " 'begin new.at := clock_timestamp(); return new; end'",
-        "create trigger touch before insert or update on t for each row execute function touch()",
+        *TOUCHING,
     )
     before = world.mark()
     world.run("update t set v = 0 where id <= 10", "delete from t where id > 15")
@@ -132,9 +158,7 @@ def test_time_of_the_last_change_is_no_later_work(world: RepairWorld) -> None:
     world.run("update t set q = 7 where id <= 3", "update t set v = 99 where id = 4")
 
     blocked = world.merge(before, "t", after=after)
-    assert [(str(one.kind), one.keys) for one in blocked.plan.blocking] == [
-        ("touched_since", (("4",),))
-    ]
+    assert _conflicts(blocked) == [("touched_since", (("4",),))]
     done = world.merge(before, "t", after=after, on_conflict="skip")
     assert done.code == 0, done.error
     assert world.run("select count(*) from t where v = id") == [(19,)]
@@ -149,46 +173,21 @@ def test_time_of_the_last_change_is_no_later_work(world: RepairWorld) -> None:
     assert world.run("select count(*) filter (where v = 0), count(*) from t") == [(9, 15)]
 
 
-def test_column_that_a_trigger_sets_sometimes_may_be_later_work(world: RepairWorld) -> None:
-    """Somebody may have written it: a conflict, as of any column."""
-    world.run(
-        "create table t (id int primary key, v int, state text)",
-        "insert into t select i, i, 'open' from generate_series(1, 5) i",
-        "create function close() returns trigger language plpgsql as"
-        " $$ begin if new.v < 0 then new.state := 'closed'; end if; return new; end $$",
-        "create trigger close before update on t for each row execute function close()",
-    )
-    before = world.mark()
-    world.run("update t set v = 0, state = ''")
-    after = world.mark()
-    world.run("update t set state = 'sent' where id = 2")
-    merged = world.merge(before, "t", after=after)
-    assert [(str(one.kind), one.keys) for one in merged.plan.blocking] == [
-        ("touched_since", (("2",),))
-    ]
-
-
-def test_column_that_a_trigger_of_one_partition_sets_may_be_later_work(
-    world: RepairWorld,
+@pytest.mark.parametrize("how", list(SOMETIMES))
+def test_column_that_a_trigger_sets_sometimes_may_be_later_work(
+    world: RepairWorld, how: str
 ) -> None:
-    """Rows of the others have no such trigger."""
-    world.run(
-        "create table t (id int primary key, v int, at text) partition by range (id)",
-        "create table low partition of t for values from (0) to (10)",
-        "create table high partition of t for values from (10) to (20)",
-        "insert into t select i, i, 'then' from generate_series(1, 19) i",
-        "create function touch() returns trigger language plpgsql as"
-        " $$ begin new.at := 'touched'; return new; end $$",
-        "create trigger touch before update on low for each row execute function touch()",
-    )
+    """Somebody may have written it: a conflict, as of any column."""
+    world.run(*SOMETIMES[how], "insert into t select i, i, 'then' from generate_series(1, 19) i")
     before = world.mark()
     world.run("update t set v = 0, at = 'bad'")
     after = world.mark()
     world.run("update t set at = 'mine' where id = 15")
-    merged = world.merge(before, "t", after=after)
-    assert [(str(one.kind), one.keys) for one in merged.plan.blocking] == [
-        ("touched_since", (("15",),))
-    ]
+    assert _conflicts(world.merge(before, "t", after=after)) == [("touched_since", (("15",),))]
+
+
+def _conflicts(outcome: Outcome) -> list[tuple[str, tuple[Row, ...]]]:
+    return [(str(one.kind), one.keys) for one in outcome.plan.blocking]
 
 
 def test_interruption_behind_commit_names_the_merge(world: RepairWorld) -> None:

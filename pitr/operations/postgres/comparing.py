@@ -130,10 +130,16 @@ def _flushed(place: str) -> tuple[int, Lsn] | None:
         return flushed_wal(connection)
 
 
-def _live(settings: Settings, recovery: Recovery) -> str:
+def by_configured_role(settings: Settings, place: str) -> str:
+    """Return a place by the role of the configured source, where that is the same server."""
     source = settings.source_of(POSTGRES)
+    return by_role_of(place, source.location) if source else place
+
+
+def _live(settings: Settings, recovery: Recovery) -> str:
     if recovery.source is not None:
-        return by_role_of(recovery.source, source.location) if source else recovery.source
+        return by_configured_role(settings, recovery.source)
+    source = settings.source_of(POSTGRES)
     if source is None:
         raise SourceUnusable(
             "there is no live database to compare with",

@@ -10,10 +10,11 @@ from pathlib import Path
 from pitr.config import Settings
 from pitr.errors import PitrError
 from pitr.operations.merge import Confirm, MergeResult
+from pitr.operations.postgres.comparing import by_configured_role
 from pitr.operations.postgres.merge import Run, run_plan
 from pitr.operations.undo import Settled, UndoWish
 from pitr.postgres.diff.states import States
-from pitr.postgres.live.connection import Connection, by_role_of, connect
+from pitr.postgres.live.connection import Connection, connect
 from pitr.postgres.live.faults import server_faults
 from pitr.postgres.merge.outcome import merge_outcome
 from pitr.postgres.merge.plan import PlanRequest
@@ -21,15 +22,13 @@ from pitr.postgres.merge.undo import classify_merged, classify_merged_again
 from pitr.postgres.tables.definition import NewDefinition
 from pitr.postgres.tables.name import TableName
 from pitr.recovery.merges import KeptMerge, read_merge
-from pitr.source_text import POSTGRES
 from pitr.vocabulary.plan import MergeOptions, OnStep
 
 
 def undo(settings: Settings, wish: UndoWish, *, confirm: Confirm, on_step: OnStep) -> MergeResult:
     """Take a merge back in the database that its record names, by the role that is configured."""
     kept = read_merge(settings.state, wish.merge_id)
-    source = settings.source_of(POSTGRES)
-    place = by_role_of(kept.record.source, source.location) if source else kept.record.source
+    place = by_configured_role(settings, kept.record.source)
     kept = replace(kept, record=replace(kept.record, source=place))
     with closing(connect(place, program="pitr undo", is_as_role=True)) as live:
         return undo_merge(

@@ -127,13 +127,7 @@ class AlignedTable:
         Such as the time of the last change: nobody else's value would stay there.
         """
         triggers = self.live.triggers if self.live else ()
-        names = {
-            name
-            for one in triggers
-            if one.timing == "BEFORE" and one.for_each_row and one.is_unconditional
-            if "UPDATE" in one.events
-            for name in one.assigned
-        }
+        names = {name for one in triggers if one.is_unconditional for name in one.owned("UPDATE")}
         return frozenset(at for at, one in enumerate(self.columns) if one.name in names)
 
     @property
@@ -203,19 +197,20 @@ class AlignedTable:
 
     def staged_source(self, alias: str) -> str:
         """Return what to put behind FROM for the rows of before, each value as it is staged."""
-        keys = [f"{self.typed_key(at, f'k{at}')} AS k{at}" for at in range(len(self.key))]
-        values = [f"c{at}" for at in range(len(self.columns))]
-        return f"(SELECT {', '.join([*keys, *values])} FROM {self.staged(BEFORE)}) AS {alias}"
+        taken = self._staged_keys() + [f"c{at}" for at in range(len(self.columns))]
+        return f"(SELECT {', '.join(taken)} FROM {self.staged(BEFORE)}) AS {alias}"
+
+    def _staged_keys(self) -> list[str]:
+        return [f"{self.typed_key(at, f'k{at}')} AS k{at}" for at in range(len(self.key))]
 
     def source(self, state: str, *, alias: str | None = None) -> str:
         """Return what to put behind FROM or JOIN for a state, beside the live table."""
         name = alias or ALIASES[state]
-        size = range(len(self.key))
         if state == LIVE and self.live is not None:
             keys = [f"t.{quoted(c.sides[LIVE].name)} AS k{at}" for at, c in enumerate(self.key)]
             values = [f"{c.image(LIVE, 't')} AS c{at}" for at, c in enumerate(self.columns)]
             return f"(SELECT {', '.join([*keys, *values])} {self.rows_in(LIVE)}) AS {name}"
-        taken = [f"{self.typed_key(at, f'k{at}')} AS k{at}" for at in size]
+        taken = self._staged_keys()
         for at in range(len(self.columns)):
             is_as_is = self._is_staged_as_is(at)
             taken.append(f'(c{at})::text COLLATE "C" AS c{at}' if is_as_is else f"c{at}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pitr.postgres.diff.copying import CopiedRows, copied_rows
+from pitr.postgres.diff.copying import copied_rows
 from pitr.postgres.merge.images import Images
 from pitr.postgres.merge.planned import PlannedTable
 from pitr.postgres.merge.writability import owned_columns
@@ -49,14 +49,11 @@ def _is_saved_exact(connection: Connection, table: PlannedTable, images: Images)
         # Compared by what they add up to: a join of whole rows takes three times as long.
         staged = table.staged or copied_rows(connection, table.staged_rows)
         written = f"{table.live.source} AS l WHERE {_is_written(connection, table)}"
-        return images.save_if(table, written, staged.__eq__)
+        return images.save_if(table, written, lambda rows: rows == staged)
     source = f"{table.become} AS x JOIN {table.live.source} AS l ON {_key_of_both(table)}"
     source += f" WHERE {_equal(table, table.insert_columns)}"
-
-    def are_all(rows: CopiedRows) -> bool:
-        return rows.rows == table.written(Action.INSERT)
-
-    return images.save_if(table, source, are_all)
+    expected = table.written(Action.INSERT)
+    return images.save_if(table, source, lambda rows: rows.rows == expected)
 
 
 def _is_written(connection: Connection, table: PlannedTable) -> str:

@@ -152,12 +152,7 @@ def events(table: PlannedTable) -> dict[str, Action]:
 def owned_columns(table: PlannedTable, action: Action) -> set[str]:
     """Return the columns that a trigger sets itself when rows are written so."""
     wanted = next(event for event, one in events(table).items() if one is action)
-    return {
-        name
-        for trigger in table.live.triggers
-        if trigger.timing == "BEFORE" and trigger.for_each_row and wanted in trigger.events
-        for name in trigger.assigned
-    }
+    return {name for trigger in table.live.triggers for name in trigger.owned(wanted)}
 
 
 def _trigger_warnings(table: PlannedTable) -> Iterator[str]:

@@ -154,6 +154,11 @@ class Trigger:
     assigned: tuple[str, ...]
     is_unconditional: bool
 
+    def owned(self, event: str) -> tuple[str, ...]:
+        """Return the columns in which its values stand when a row is written so."""
+        is_before = self.timing == "BEFORE" and self.for_each_row
+        return self.assigned if is_before and event in self.events else ()
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ColumnSequence:
